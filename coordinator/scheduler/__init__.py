@@ -1,0 +1,1 @@
+"""Pure scheduling: which runs of which requests go into the next step. No clock, network or threads."""

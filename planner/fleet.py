@@ -1,0 +1,108 @@
+"""The fleet: nodes, their devices and the measured links between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NewType
+
+NodeName = NewType("NodeName", str)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A CPU or GPU of a node.
+
+    Attributes:
+        flops: sustained floating-point operations per second in matrix products of the compute type.
+        memory_bandwidth: bytes per second when weights are streamed through it once.
+        memory: bytes the fleet may use for weights and KV.
+    """
+
+    kind: Literal["cpu", "cuda", "metal"]
+    flops: float
+    memory_bandwidth: float
+    memory: int
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine of the fleet. `disk_bandwidth` in bytes per second, 0 where unknown.
+
+    `checkpoint` says whether the node may read the model from its own disk; where it may not, its worker fetches
+    the tensors of its share from a node that has them.
+    """
+
+    name: NodeName
+    devices: tuple[Device, ...]
+    disk_bandwidth: float = 0.0
+    checkpoint: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a node that could not run anything.
+
+        Raises:
+            ValueError: no device, or a device with no speed or memory.
+        """
+        if not self.devices:
+            raise ValueError(f"node {self.name!r} has no device")
+        for device in self.devices:
+            if device.flops <= 0 or device.memory_bandwidth <= 0 or device.memory <= 0:
+                raise ValueError(f"node {self.name!r}: speed, memory bandwidth and memory must be positive")
+
+    @property
+    def device(self) -> Device:
+        """The device the first solver uses: the fastest at streaming weights."""
+        return max(self.devices, key=lambda device: device.memory_bandwidth)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One direction between two nodes: one-way latency in seconds, bandwidth in bytes per second."""
+
+    latency: float
+    bandwidth: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """All nodes and links. `engine` is the node where requests arrive; `default_link` holds where none is named."""
+
+    nodes: tuple[Node, ...]
+    engine: NodeName
+    default_link: Link
+    links: Mapping[tuple[NodeName, NodeName], Link] = field(default_factory=dict)
+    name: str = "fleet"
+
+    def __post_init__(self) -> None:
+        """Refuse a fleet that names a node twice or not at all.
+
+        Raises:
+            ValueError: no nodes, duplicate names, an unknown engine node or a link to an unknown node.
+        """
+        names = [node.name for node in self.nodes]
+        if not names:
+            raise ValueError(f"fleet {self.name!r} has no nodes")
+        if len(set(names)) != len(names):
+            raise ValueError(f"fleet {self.name!r} names a node twice: {', '.join(sorted(names))}")
+        unknown = ({self.engine} | {end for pair in self.links for end in pair}) - set(names)
+        if unknown:
+            raise ValueError(f"fleet {self.name!r} has no node {', '.join(sorted(unknown))}")
+
+    def node(self, name: NodeName) -> Node:
+        """The node of that name.
+
+        Raises:
+            KeyError: the fleet has no such node.
+        """
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+    def link(self, source: NodeName, target: NodeName) -> Link:
+        """The link from one node to another; a node reaches itself at no cost."""
+        if source == target:
+            return Link(0.0, float("inf"))
+        return self.links.get((source, target), self.default_link)
