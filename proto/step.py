@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+
 class Outputs(IntEnum):
     """Which rows of a run go to the head: none (a prefill chunk in the middle), the last, or all (prompt logprobs)."""
 

@@ -1,0 +1,106 @@
+"""Tables for people; the same facts go out as JSON with --json."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+from potluck.planner.fleet import Fleet, NodeName
+from potluck.planner.plan import Plan, Stage
+
+
+def bytes_text(count: float) -> str:
+    """Bytes with a binary unit: 1536 -> 1.5 KiB."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def stage_text(stage: Stage) -> str:
+    """What a stage holds: `embedding, layers 0-9`."""
+    layers = stage.layers
+    words = ["embedding"] if stage.has_embedding else []
+    if layers:
+        words.append(f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}-{layers[-1]}")
+    return ", ".join([*words, "head"] if stage.has_head else words)
+
+
+def holdings(plan: Plan) -> dict[NodeName, str]:
+    """What every node of the first route holds, its windows separated by `|`."""
+    held: dict[NodeName, list[str]] = {}
+    for stage in plan.routes[0].stages:
+        held.setdefault(stage.node, []).append(stage_text(stage))
+    return {node: " | ".join(windows) for node, windows in held.items()}
+
+
+def plan_table(plan: Plan, fleet: Fleet) -> Table:
+    """Who holds what, how many bytes, and why."""
+    table = Table(box=box.SIMPLE_HEAD, title=_plan_title(plan), title_justify="left", title_style="bold")
+    for heading in ("node", "holds", "weights", "KV", "of memory", "why"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "node")
+    held = holdings(plan)
+    for node in fleet.nodes:
+        weights, kv = _bytes(plan, node.name)
+        mark = " *" if node.name == fleet.engine else ""
+        table.add_row(
+            node.name + mark,
+            held.get(node.name, "[dim]nothing[/dim]"),
+            bytes_text(weights),
+            bytes_text(kv),
+            f"{(weights + kv) / node.device.memory:.0%} of {bytes_text(node.device.memory)}",
+            plan.reasons.get(node.name, ""),
+        )
+    table.caption = "* requests arrive here"
+    table.caption_justify = "left"
+    return table
+
+
+def _bytes(plan: Plan, node: NodeName) -> tuple[int, int]:
+    if plan.prediction is None:
+        return 0, 0
+    return plan.prediction.weight_bytes.get(node, 0), plan.prediction.kv_bytes.get(node, 0)
+
+
+def _plan_title(plan: Plan) -> str:
+    title = f"{plan.model} · {plan.dtype} · {len(plan.routes[0].stages)} stages · KV for {plan.kv_tokens} tokens"
+    if plan.prediction is None:
+        return title
+    first, each = plan.prediction.time_to_first_token, plan.prediction.time_per_token
+    return f"{title} · predicted {first * 1e3:.0f} ms to the first token, {each * 1e3:.1f} ms per token"
+
+
+def nodes_table(fleet: Fleet) -> Table:
+    """Every node with its measured or described speeds."""
+    table = Table(box=box.SIMPLE_HEAD, title=f"fleet {fleet.name}", title_justify="left", title_style="bold")
+    for heading in ("node", "device", "speed", "memory bandwidth", "memory", "disk", "has the model's file"):
+        table.add_column(heading)
+    for node in fleet.nodes:
+        device = node.device
+        table.add_row(
+            node.name + (" *" if node.name == fleet.engine else ""),
+            device.name or device.kind,
+            f"{device.flops / 1e9:.0f} GFLOPS",
+            f"{device.memory_bandwidth / 1e9:.1f} GB/s",
+            bytes_text(device.memory),
+            f"{node.disk_bandwidth / 1e9:.1f} GB/s" if node.disk_bandwidth else "unknown",
+            "yes" if node.checkpoint else "no, fetches",
+        )
+    table.caption, table.caption_justify = "* requests arrive here", "left"
+    return table
+
+
+def links_table(fleet: Fleet) -> Table:
+    """Latency and bandwidth between every two nodes, one direction a row."""
+    table = Table(box=box.SIMPLE_HEAD, title="links", title_justify="left", title_style="bold")
+    for heading in ("from", "to", "one way", "bandwidth"):
+        table.add_column(heading)
+    names = [node.name for node in fleet.nodes]
+    for source in names:
+        for target in names:
+            if source != target:
+                link = fleet.link(source, target)
+                table.add_row(source, target, f"{link.latency * 1e3:.2f} ms", f"{link.bandwidth * 8 / 1e6:.0f} Mbit/s")
+    return table
