@@ -30,10 +30,12 @@ class RopeScaling:
     """How rotary frequencies are stretched beyond the trained context.
 
     `linear` divides positions by `factor`; `llama3` and `yarn` (arXiv 2309.00071) treat low and high
-    frequencies differently. `attention_factor` multiplies cos and sin (yarn); None derives it from `factor`.
+    frequencies differently; `factors` divides each frequency by its own number (GGUF stores llama3 so, as the
+    tensor `rope_freqs.weight`). `attention_factor` multiplies cos and sin (yarn); None derives it from `factor`.
+    `truncate` rounds yarn's ramp to whole dimensions. `rope.inverse_frequencies` is the one reader of all this.
     """
 
-    kind: Literal["linear", "llama3", "yarn"]
+    kind: Literal["linear", "llama3", "yarn", "factors"]
     factor: float
     original_context: int = 0
     low_freq_factor: float = 1.0
@@ -41,6 +43,8 @@ class RopeScaling:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     attention_factor: float | None = None
+    truncate: bool = True
+    factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

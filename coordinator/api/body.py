@@ -13,6 +13,9 @@ from potluck.coordinator.api.errors import ApiError, from_validation
 from potluck.coordinator.api.options import ApiOptions
 
 Body = TypeVar("Body", bound=BaseModel)
+# Many clients read an answer only after they have sent everything, so a body that is not much too large is read and
+# dropped before it is refused.
+_READ_ANYWAY = 4
 
 
 class ClientGone(Exception):
@@ -58,13 +61,17 @@ async def read(request: Request, schema: type[Body], options: ApiOptions) -> Bod
 
 async def _receive(request: Request, limit: int) -> bytes:
     announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > limit:
+    if announced.isdecimal() and int(announced) > _READ_ANYWAY * limit:
         raise _too_large(limit)
-    raw = bytearray()
+    raw, received = bytearray(), 0
     async for piece in request.stream():
-        raw += piece
-        if len(raw) > limit:
-            raise _too_large(limit)
+        received += len(piece)
+        if received <= limit:
+            raw += piece
+        elif received > _READ_ANYWAY * limit:
+            break
+    if received > limit:
+        raise _too_large(limit)
     return bytes(raw)
 
 

@@ -26,9 +26,7 @@ class ApiError(Exception):
     `message` is one line for the user, `param` the field at fault and `code` a word for programs.
     """
 
-    def __init__(
-        self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.status = status
@@ -56,11 +54,11 @@ def from_validation(error: ValidationError) -> ApiError:
     """The answer to a body whose known fields have wrong types or values: names the first of them."""
     first = error.errors(include_url=False, include_context=False)[0]
     param = ".".join(str(piece) for piece in first["loc"]) or None
-    got = repr(first["input"])
-    shown = got if len(got) <= 80 else got[:77] + "..."
     if first["type"] == "missing":
         return ApiError(f"you must provide '{param}'", param=param, code="missing_required_parameter")
-    return ApiError(f"'{param}': {_lower(first['msg'])}, not {shown}", param=param, code="invalid_value")
+    return ApiError(
+        f"'{param}': {_lower(first['msg'])}, not {_shown(first['input'])}", param=param, code="invalid_value"
+    )
 
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -72,6 +70,16 @@ def json_response(content: object, status: int = 200, headers: Mapping[str, str]
 def error_response(error: ApiError) -> Response:
     """The HTTP answer that carries an error."""
     return json_response(error.body(), error.status, error.headers)
+
+
+def _shown(given: object) -> str:
+    """A short name for a wrong value. Large ones are not printed: they may be nested deeper than Python can."""
+    match given:
+        case str():
+            return repr(given if len(given) <= 60 else given[:60] + "...")
+        case None | bool() | int() | float():
+            return repr(given)[:60]
+    return "an object" if isinstance(given, dict) else "a list"
 
 
 def _lower(sentence: str) -> str:

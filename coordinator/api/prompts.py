@@ -33,13 +33,10 @@ def parse_prompts(value: object) -> list[str | list[int]]:
 
 def check_tokens(tokens: Sequence[int], vocab_size: int, param: str = "prompt") -> None:
     """Raise ApiError 400 unless every id is a token of the model."""
-    for token in tokens:
-        if not 0 <= token < vocab_size:
-            raise ApiError(
-                f"'{param}': token {token} is not in the vocabulary of {vocab_size}",
-                param=param,
-                code="invalid_value",
-            )
+    wrong = [token for token in (min(tokens, default=0), max(tokens, default=0)) if not 0 <= token < vocab_size]
+    if wrong:
+        problem = f"'{param}': token {wrong[0]} is not in the vocabulary of {vocab_size}"
+        raise ApiError(problem, param=param, code="invalid_value")
 
 
 def parse_messages(messages: Sequence[object]) -> list[dict[str, object]]:

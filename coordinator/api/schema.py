@@ -46,9 +46,9 @@ class GenerationBody(_Body):
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, object] | None = None
     ignore_eos: bool | None = None
-    stop_token_ids: list[int] | None = Field(None, max_length=64)
+    stop_token_ids: list[int] | None = Field(None, max_length=64, fail_fast=True)
     min_tokens: int | None = Field(None, ge=0)
     response_format: ResponseFormat | None = None
     user: str | None = None
@@ -92,4 +92,5 @@ class DetokenizeBody(_Body):
     """The body of POST /detokenize."""
 
     model: str | None = None
-    tokens: list[int]
+    # Failing fast, as a list of a million wrong ids would otherwise become a million error reports.
+    tokens: list[int] = Field(max_length=1 << 20, fail_fast=True)

@@ -1,0 +1,74 @@
+"""Tokenizing on or off the event loop: short texts at once, long ones in a thread of their own pool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from potluck.coordinator.api.errors import ApiError
+from potluck.models.tokenizer import TemplateError, Tokenizer
+
+_Made = TypeVar("_Made")
+
+
+class Texts:
+    """From texts and messages to token ids, without blocking the event loop for long ones."""
+
+    def __init__(self, tokenizer: Tokenizer, inline_text: int) -> None:
+        self.tokenizer = tokenizer
+        self._inline = inline_text
+        # Two threads of their own, so that hostile prompts cannot starve others' use of the default pool.
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokenize")
+
+    async def prompt(self, text: str) -> tuple[int, ...]:
+        """Token ids of a completion's prompt.
+
+        Raises:
+            ApiError: 400 for an empty prompt of a model without a token to begin with.
+        """
+        ids = tuple(await self._off_loop(len(text), lambda: self.tokenizer.encode_prompt(text)))
+        if not ids and self.tokenizer.bos_id is not None:
+            ids = (self.tokenizer.bos_id,)
+        if not ids:
+            raise ApiError("'prompt' must not be empty", param="prompt", code="invalid_value")
+        return ids
+
+    async def plain(self, text: str) -> list[int]:
+        """Token ids of a text, without a token to begin with."""
+        return await self._off_loop(len(text), lambda: self.tokenizer.encode(text))
+
+    async def text(self, tokens: Sequence[int]) -> str:
+        """The text of token ids."""
+        return await self._off_loop(len(tokens), lambda: self.tokenizer.decode(tokens))
+
+    async def chat(
+        self, messages: Sequence[Mapping[str, object]], add_generation_prompt: bool = True
+    ) -> tuple[int, ...]:
+        """Token ids of a chat, up to where the assistant begins.
+
+        Raises:
+            ApiError: 400 where the model has no chat template, or its template refuses the messages.
+        """
+        if not self.tokenizer.has_chat_template:
+            problem = "this model has no chat template; use /v1/completions"
+            raise ApiError(problem, param="messages", code="no_chat_template")
+        size = sum(len(str(message["content"])) for message in messages)
+        try:
+            ids = await self._off_loop(size, lambda: self._render(messages, add_generation_prompt))
+        except TemplateError as error:
+            raise ApiError(
+                f"'messages': {' '.join(str(error).split())}", param="messages", code="template_error"
+            ) from None
+        if not ids:
+            raise ApiError("'messages' make an empty prompt", param="messages", code="invalid_value")
+        return tuple(ids)
+
+    def _render(self, messages: Sequence[Mapping[str, object]], add_generation_prompt: bool) -> list[int]:
+        return self.tokenizer.encode_chat(messages, add_generation_prompt=add_generation_prompt)
+
+    async def _off_loop(self, size: int, work: Callable[[], _Made]) -> _Made:
+        if size <= self._inline:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)

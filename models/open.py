@@ -1,0 +1,94 @@
+"""Opens a model on disk, whatever its format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from potluck.models.checkpoint import Checkpoint, CheckpointError
+from potluck.models.config_hf import spec_from_config
+from potluck.models.families import UnsupportedModel
+from potluck.models.gguf_checkpoint import open_gguf, read_gguf_spec
+from potluck.models.json_file import read_json
+from potluck.models.safetensors_checkpoint import INDEX, SINGLE, open_safetensors
+from potluck.models.spec import ModelSpec
+
+__all__ = ["UnsupportedModel", "find_gguf", "open_checkpoint", "read_spec"]
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """The spec of the model in a GGUF file, or in a folder with `config.json` or with one GGUF file.
+
+    Raises:
+        CheckpointError: something is missing or damaged.
+        UnsupportedModel: Potluck cannot run this model.
+    """
+    gguf = find_gguf(path)
+    return read_gguf_spec(gguf) if gguf else _folder_spec(path)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The weights of the model in a GGUF file or in a folder. All shapes are checked against the spec.
+
+    Raises:
+        CheckpointError: something is missing or damaged, or there is only pickle.
+        UnsupportedModel: Potluck cannot run this model.
+    """
+    gguf = find_gguf(path)
+    if gguf:
+        return open_gguf(gguf)
+    if not (path / SINGLE).is_file() and not (path / INDEX).is_file():
+        raise _no_weights(path)
+    return open_safetensors(path, _folder_spec(path))
+
+
+def find_gguf(path: Path) -> Path | None:
+    """The GGUF file that a path means: itself, or the only one in a folder that has no safetensors.
+
+    Raises:
+        CheckpointError: there is no such file or folder, or several GGUF files to choose from.
+    """
+    if path.suffix == ".safetensors" or path.match("*.index.json") or path.name == "config.json":
+        raise CheckpointError(f"{path} is one file of a model; name its folder: {path.parent}")
+    if any(path.match(pattern) for pattern in _PICKLES):
+        raise _pickle(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"{path} does not exist")
+    if (path / SINGLE).is_file() or (path / INDEX).is_file():
+        return None
+    found = sorted(path.glob("*.gguf"))
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found[:4])
+        raise CheckpointError(f"{path} has {len(found)} GGUF files ({names}, ...); name the one to use")
+    return found[0] if found else None
+
+
+def _folder_spec(folder: Path) -> ModelSpec:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise CheckpointError(f"{folder} has no config.json and no GGUF file; a model folder needs one of them")
+    return spec_from_config(read_json(config), f"{folder.name}/config.json", _model_name(folder))
+
+
+def _model_name(folder: Path) -> str:
+    """The folder's name; in a Hugging Face cache, where that is a commit, the model's."""
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return folder.resolve().name
+
+
+def _no_weights(folder: Path) -> CheckpointError:
+    pickles = [file for pattern in _PICKLES for file in sorted(folder.glob(pattern))]
+    if pickles:
+        return _pickle(pickles[0])
+    return CheckpointError(f"{folder} has no weights: neither {SINGLE}, nor {INDEX}, nor a GGUF file")
+
+
+def _pickle(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is pickle: Potluck never loads pickle, which can run any code; "
+        "convert with transformers' from_pretrained(...).save_pretrained(...), or take a version in safetensors or GGUF"
+    )

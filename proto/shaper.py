@@ -1,0 +1,51 @@
+"""An emulated link: what a home network does to a frame, reckoned before the frame is sent."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One-way latency in seconds and bandwidth in bytes per second; 0 is no delay and no limit."""
+
+    latency: float = 0.0
+    bandwidth: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse times that run backwards.
+
+        Raises:
+            ValueError: latency or bandwidth is negative or not a number.
+        """
+        if not (self.latency >= 0.0 and self.bandwidth >= 0.0):
+            raise ValueError("an emulated link's latency and bandwidth must be 0 or more")
+
+    @property
+    def is_off(self) -> bool:
+        """Whether frames pass untouched."""
+        return self.latency == 0.0 and self.bandwidth == 0.0
+
+
+class DelayLine:
+    """When each frame of a link arrives: frames follow one another on the wire, their latencies overlap."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._free_at = 0.0
+
+    def due(self, size: int, now: float) -> float:
+        """The time at which a frame of `size` bytes, handed over `now`, has arrived; in seconds, as `now`."""
+        if self._shape.is_off:
+            return now
+        start = max(now, self._free_at)
+        self._free_at = start + (size / self._shape.bandwidth if self._shape.bandwidth else 0.0)
+        return self._free_at + self._shape.latency
+
+
+def wait_until(due: float) -> None:
+    """Sleep until a time of `time.monotonic`; at once when it is past."""
+    left = due - time.monotonic()
+    if left > 0:
+        time.sleep(left)

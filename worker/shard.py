@@ -1,0 +1,232 @@
+"""A shard: the windows of a model that one node runs, with their weights, KV and, on the head, the sampler.
+
+Called from one thread. Windows of one node share weights, KV and what was worked out about a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from potluck.kernels.attention_plan import Paging
+from potluck.kernels.rotary import RotaryTable
+from potluck.models.roles import TensorKey, keys_of
+from potluck.models.rope import inverse_frequencies
+from potluck.models.spec import ModelSpec, Part, PartKind, Rope
+from potluck.proto.step import Outcome, Step
+from potluck.worker.batch import Batch, BatchBuilder
+from potluck.worker.decoder import Layer, embed, logits
+from potluck.worker.kv import BlockTables, KvShape, new_pools
+from potluck.worker.sampler import Sampler
+from potluck.worker.weights import HeadWeights, Read, WeightReader, bytes_of
+
+
+class StepError(Exception):
+    """A step cannot run here: wrong order, size or content; the sender's fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Consecutive parts run as one stage: maybe the embedding, some layers, maybe the head.
+
+    `next_wants_sampled`: the next stage is the head alone, so only the sampled rows go on.
+    """
+
+    stage: int
+    embedding: bool
+    layers: range
+    head: bool
+    next_wants_sampled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShardConfig:
+    """Compute type, KV size and the most rows of a step."""
+
+    dtype: torch.dtype
+    kv_blocks: int
+    block_size: int
+    max_rows: int
+    device: torch.device
+
+    @property
+    def kv_shape(self) -> KvShape:
+        """The KV's size as the block tables know it."""
+        return KvShape(self.kv_blocks, self.block_size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Underway:
+    """A step between this node's windows."""
+
+    batch: Batch
+    rows: int
+    sampled: int
+
+
+class Shard:
+    """Runs windows of the model spec. Build it, load it, then run steps in order of their numbers."""
+
+    def __init__(self, spec: ModelSpec, windows: Sequence[Window], config: ShardConfig) -> None:
+        """Raises ValueError where the windows are not distinct parts of the model."""
+        _check_windows(spec, windows)
+        self._spec = spec
+        self._config = config
+        self._windows = {window.stage: window for window in windows}
+        self._first, self._last = windows[0].stage, windows[-1].stage
+        self._tables = BlockTables(config.kv_shape)
+        self._underway: dict[int, _Underway] = {}
+        self._number = 0
+        self._embedding: torch.Tensor | None = None
+        self._layers: dict[int, Layer] = {}
+        self._sampler: Sampler | None = None
+        paging = Paging(config.block_size, None, config.dtype, config.device)
+        owned = [spec.layers[layer] for layer in _layers(windows)]
+        self._builder = BatchBuilder(owned, paging, self._rotary_table)
+
+    @staticmethod
+    def required_bytes(spec: ModelSpec, windows: Sequence[Window], config: ShardConfig) -> tuple[int, int]:
+        """Bytes of weights and of KV that a shard of these windows allocates."""
+        kv = len(list(_layers(windows))) * config.kv_shape.bytes_per_layer(spec, config.dtype)
+        return bytes_of(spec, _keys(spec, windows), config.dtype), kv
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights."""
+        return self.required_bytes(self._spec, list(self._windows.values()), self._config)[0]
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the KV pools."""
+        return self.required_bytes(self._spec, list(self._windows.values()), self._config)[1]
+
+    def keys(self) -> list[TensorKey]:
+        """The tensors of the shard, each once, in the order in which they are first needed."""
+        return _keys(self._spec, list(self._windows.values()))
+
+    @torch.inference_mode()
+    def load(self, read: Read, on_tensor: Callable[[TensorKey], None]) -> None:
+        """Read all tensors (float32, any order of calls), convert and place them; allocate KV.
+
+        Raises:
+            WeightError: a tensor's shape contradicts the model spec.
+        """
+        config, windows = self._config, list(self._windows.values())
+        reader = WeightReader(self._spec, config.dtype, config.device, (read, on_tensor))
+        if any(window.embedding for window in windows):
+            self._embedding = reader.embedding()
+        like = torch.empty(0, dtype=config.dtype, device=config.device)
+        for number, pool in new_pools(_layers(windows), self._spec, config.kv_shape, like).items():
+            self._layers[number] = Layer(self._spec, self._spec.layers[number], reader.layer(number), pool)
+        if any(window.head for window in windows):
+            self._sampler = Sampler(self._spec.vocab, self._logits_of(reader.head(self._embedding)))
+
+    @torch.inference_mode()
+    def run(self, stage: int, step: Step, x_TD: torch.Tensor | None) -> torch.Tensor | list[Outcome]:
+        """Run one window of a step.
+
+        Args:
+            stage: the window's stage.
+            step: the step; each visits every window of this shard once, in order.
+            x_TD: None for the window with the embedding, else the hidden rows that the stage before returned.
+
+        Returns:
+            Outcomes, in order of the runs that sample, from the window with the head; else hidden rows (T, D), of
+            the sampled rows only where the next stage is the head alone.
+
+        Raises:
+            StepError: an unknown stage, a step out of order, or rows that do not fit it.
+            KvError: the step's KV blocks are impossible; nothing was changed.
+        """
+        window = self._windows.get(stage)
+        if window is None:
+            raise StepError(f"stage {stage} is not on this node; it runs {sorted(self._windows)}")
+        underway = self._arrive(step) if stage == self._first else self._underway.get(step.number)
+        if underway is None:
+            raise StepError(f"step {step.number} came to stage {stage} without passing stage {self._first}")
+        if stage == self._last:
+            self._underway.pop(step.number, None)
+        x_TD = self._enter(window, underway, x_TD)
+        if len(x_TD):
+            for number in window.layers:
+                x_TD = self._layers[number].forward(x_TD, underway.batch)
+        wants_sampled = window.next_wants_sampled or (window.head and not _is_head_only(window))
+        if wants_sampled and underway.batch.sampled_R is not None:
+            x_TD = x_TD.index_select(0, underway.batch.sampled_R)
+        if window.head and self._sampler is not None:
+            return self._sampler.sample(step, x_TD)
+        return x_TD
+
+    def _arrive(self, step: Step) -> _Underway:
+        if step.number <= self._number:
+            raise StepError(f"step {step.number} came after step {self._number}; steps must come in order")
+        if step.rows > self._config.max_rows:
+            raise StepError(f"step {step.number} has {step.rows} rows, more than the {self._config.max_rows} agreed")
+        for run in step.runs:
+            for token in run.tokens:
+                if not 0 <= token < self._spec.vocab:
+                    raise StepError(f"token {token} of sequence {run.sequence} is not in the vocabulary")
+        cleared = self._tables.apply(step)
+        self._number = step.number
+        blocks = {run.sequence: self._tables.blocks(run.sequence) for run in step.runs}
+        batch = self._builder.build(step, blocks, cleared)
+        underway = _Underway(batch, step.rows, len(step.sampled_rows()))
+        self._underway[step.number] = underway
+        return underway
+
+    def _enter(self, window: Window, underway: _Underway, x_TD: torch.Tensor | None) -> torch.Tensor:
+        if window.embedding:
+            if x_TD is not None or self._embedding is None:
+                raise StepError(f"stage {window.stage} begins with tokens; it takes no hidden rows")
+            return embed(self._spec, self._embedding, underway.batch.tokens_T)
+        rows = underway.sampled if _is_head_only(window) else underway.rows
+        if x_TD is None or x_TD.shape != (rows, self._spec.hidden) or x_TD.dtype != self._config.dtype:
+            found = "nothing" if x_TD is None else f"{tuple(x_TD.shape)} {x_TD.dtype}"
+            wanted = f"({rows}, {self._spec.hidden}) {self._config.dtype}"
+            raise StepError(f"stage {window.stage} needs hidden rows {wanted}, got {found}")
+        return x_TD
+
+    def _logits_of(self, head: HeadWeights) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda x_RD: logits(self._spec, head, x_RD)
+
+    def _rotary_table(self, rope: Rope) -> RotaryTable:
+        frequencies, factor = inverse_frequencies(rope, self._spec.head_dim)
+        return RotaryTable(frequencies, factor, self._config.device)
+
+
+def _is_head_only(window: Window) -> bool:
+    return window.head and not window.embedding and not window.layers
+
+
+def _layers(windows: Sequence[Window]) -> Iterator[int]:
+    for window in windows:
+        yield from window.layers
+
+
+def _parts(windows: Sequence[Window]) -> Iterator[Part]:
+    for window in windows:
+        if window.embedding:
+            yield Part(PartKind.EMBEDDING)
+        for layer in window.layers:
+            yield Part(PartKind.ATTENTION, layer)
+            yield Part(PartKind.FFN, layer)
+        if window.head:
+            yield Part(PartKind.HEAD)
+
+
+def _keys(spec: ModelSpec, windows: Sequence[Window]) -> list[TensorKey]:
+    return list(dict.fromkeys(key for part in _parts(windows) for key in keys_of(spec, part)))
+
+
+def _check_windows(spec: ModelSpec, windows: Sequence[Window]) -> None:
+    if not windows:
+        raise ValueError("a shard needs at least one window")
+    if len({window.stage for window in windows}) < len(windows):
+        raise ValueError("two windows have the same stage number")
+    parts = list(_parts(windows))
+    if len(set(parts)) < len(parts):
+        raise ValueError("a part appears in two windows of one shard")
+    if any(not 0 <= layer < len(spec.layers) for layer in _layers(windows)):
+        raise ValueError(f"model {spec.name!r} has layers 0 to {len(spec.layers) - 1} only")
