@@ -17,9 +17,7 @@ def write_kv(pool_NS2KE: torch.Tensor, slots_T: torch.Tensor, kv_T2KE: torch.Ten
     pool_NS2KE.view(-1, *pool_NS2KE.shape[2:]).index_copy_(0, slots_T, kv_T2KE)
 
 
-def paged_attention(
-    q_THE: torch.Tensor, pool_NS2KE: torch.Tensor, plan: AttentionPlan, scale: float
-) -> torch.Tensor:
+def paged_attention(q_THE: torch.Tensor, pool_NS2KE: torch.Tensor, plan: AttentionPlan, scale: float) -> torch.Tensor:
     """softmax(scale q k) v for every row of the plan, softmax in float32: (T, H, E) in q's dtype."""
     groups = plan.groups
     if len(groups) == 1 and groups[0].rows_B is None:
@@ -101,7 +99,8 @@ def _chunk_operands(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """q (K, G, T, E), k and v (K, G, L, E): KV heads take the batch's place, so that G is a view, not a copy."""
     kv_heads, width = pool_NS2KE.shape[3:]
-    q = q_THE[chunk.start : chunk.end].unflatten(1, (kv_heads, -1)).permute(1, 2, 0, 3)
+    rows, group = chunk.end - chunk.start, q_THE.shape[1] // kv_heads
+    q = q_THE[chunk.start : chunk.end].view(rows, kv_heads, group, width).permute(1, 2, 0, 3)
     kv = _gather(pool_NS2KE, chunk.blocks).view(-1, 2, kv_heads, 1, width)
     k, v = kv[chunk.low : chunk.high].permute(1, 2, 3, 0, 4).expand(-1, -1, q.shape[1], -1, -1).unbind()
     return q, k, v

@@ -42,8 +42,7 @@ class Linear:
         """The product for T rows, at least one; contiguous rows."""
         if self._weight_OI is not None:
             return F.linear(x_TI, self._weight_OI, self._bias_O)
-        product: torch.Tensor = _packed_product(x_TI, self._packed, self._bias_O, "none", [], "")
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(
+            x_TI, self._packed, self._bias_O, "none", [], ""
+        )
         return product
-
-
-_packed_product = torch.ops.mkldnn._linear_pointwise.default if torch.backends.mkldnn.is_available() else None  # type: ignore[no-untyped-call]

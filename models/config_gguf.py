@@ -89,6 +89,8 @@ def _source(header: GgufHeader, source: str) -> _Source:
         raise UnsupportedModel(source, f"the architecture {architecture!r}")
     prefix = architecture + "."
     own = {key.removeprefix(prefix): value for key, value in header.metadata.items() if key.startswith(prefix)}
+    if header.metadata.get("split.count", 1) not in (0, 1):
+        raise UnsupportedModel(source, "a GGUF in several files (join them with llama-gguf-split --merge)")
     for key, feature in _REFUSED.items():
         if own.get(key):
             raise UnsupportedModel(source, feature)

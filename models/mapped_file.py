@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 from pathlib import Path
 
 from potluck.models.checkpoint import CheckpointError
@@ -21,26 +20,25 @@ class MappedFile:
         """
         self.path = path
         try:
-            self._file = path.open("rb")
+            with path.open("rb") as file:
+                self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-        try:
-            self.data = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError):
-            self._file.close()
-            raise CheckpointError(f"{path} is empty or cannot be mapped; download it again") from None
+        except ValueError:
+            raise CheckpointError(f"{path} is empty; download it again") from None
         self.size = len(self.data)
 
     def view(self, start: int, nbytes: int) -> memoryview:
         """Bytes of the file, mapped, not copied.
 
-        Touching a page beyond the end of a file that shrank kills the process (SIGBUS), so the size is asked first.
+        Touching a page beyond the end of a file that shrank kills the process (SIGBUS), so the file's size, which
+        `mmap.size` asks the system for, is looked at first.
 
         Raises:
             CheckpointError: the file was cut since it was opened.
         """
-        size = os.fstat(self._file.fileno()).st_size
-        if start + nbytes > size or start + nbytes > self.size:
+        size = self.data.size()
+        if start + nbytes > min(size, self.size):
             raise CheckpointError(f"{self.path} was cut to {size} bytes while in use; download it again")
         return memoryview(self.data)[start : start + nbytes]
 
@@ -49,4 +47,3 @@ class MappedFile:
         # A view that an error report still holds keeps the mapping until it is collected; that is no second error.
         with contextlib.suppress(BufferError):
             self.data.close()
-        self._file.close()

@@ -26,33 +26,31 @@ class _Details(NamedTuple):
     compression: grpc.Compression | None
 
 
-class TokenSender(  # type: ignore[misc]  # the stubs leave the interceptors' type parameters open
-    grpc.UnaryUnaryClientInterceptor,
-    grpc.UnaryStreamClientInterceptor,
-    grpc.StreamStreamClientInterceptor,
+class TokenSender(
+    grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamStreamClientInterceptor
 ):
     """Client side: adds the token to the metadata of every call."""
 
     def __init__(self, token: str) -> None:
         self._entry = bearer(token)
 
-    def _add(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
-        metadata = (*(details.metadata or ()), self._entry)
-        return continuation(
-            _Details(
-                details.method,
-                details.timeout,
-                metadata,
-                details.credentials,
-                details.wait_for_ready,
-                details.compression,
-            ),
-            request,
-        )
+    def intercept_unary_unary(self, continuation: Callable[..., Any], client_call_details: Any, request: Any) -> Any:
+        """Add the token to a plain call."""
+        return continuation(self._with_token(client_call_details), request)
 
-    intercept_unary_unary = _add
-    intercept_unary_stream = _add
-    intercept_stream_stream = _add
+    def intercept_unary_stream(self, continuation: Callable[..., Any], client_call_details: Any, request: Any) -> Any:
+        """Add the token to a call answered by a stream."""
+        return continuation(self._with_token(client_call_details), request)
+
+    def intercept_stream_stream(
+        self, continuation: Callable[..., Any], client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        """Add the token to a pair of streams."""
+        return continuation(self._with_token(client_call_details), request_iterator)
+
+    def _with_token(self, call: Any) -> _Details:
+        metadata = (*(call.metadata or ()), self._entry)
+        return _Details(call.method, call.timeout, metadata, call.credentials, call.wait_for_ready, call.compression)
 
 
 class TokenCheck(grpc.ServerInterceptor):

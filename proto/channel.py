@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 
+from potluck.proto import cluster_pb2_grpc as rpc
 from potluck.proto.auth import TokenSender
 
 PROTOCOL = 1
@@ -40,3 +41,8 @@ def open_channel(address: str, token: str) -> grpc.Channel:
     """A channel to a worker (host:port) that sends the cluster's token with every call."""
     channel = grpc.insecure_channel(address, options=CLIENT_OPTIONS)
     return grpc.intercept_channel(channel, TokenSender(token))
+
+
+def worker_stub(channel: grpc.Channel) -> rpc.WorkerStub:
+    """The calls of the Worker service; the generated class itself is untyped."""
+    return rpc.WorkerStub(channel)  # type: ignore[no-untyped-call]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 
-import msgpack
-
 from potluck.proto.errors import FrameError
-from potluck.proto.fields import LARGEST, array, fields, integer, integers, name, number, unpack
+from potluck.proto.fields import LARGEST, array, fields, integer, integers, name, number, pack, unpack
 from potluck.proto.step import Outcome, Outputs, Result, Run, Sampling, StageTime, Step, TokenScore
 
 MAX_ROWS = 1 << 16
@@ -21,8 +19,7 @@ _FINITE = 1e30
 
 def pack_step(step: Step) -> bytes:
     """A step as bytes."""
-    packed: bytes = msgpack.packb([step.number, [_from_run(run) for run in step.runs], step.dropped])
-    return packed
+    return pack([step.number, [_from_run(run) for run in step.runs], step.dropped])
 
 
 def unpack_step(data: bytes | memoryview) -> Step:
@@ -45,8 +42,7 @@ def unpack_step(data: bytes | memoryview) -> Step:
 def pack_result(result: Result) -> bytes:
     """A result as bytes."""
     outcomes = [_from_outcome(outcome) for outcome in result.outcomes]
-    packed: bytes = msgpack.packb([result.number, outcomes, from_times(result.times)])
-    return packed
+    return pack([result.number, outcomes, from_times(result.times)])
 
 
 def unpack_result(data: bytes | memoryview) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import cast
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 from potluck.proto.errors import FrameError, Refusal
 
@@ -14,6 +14,12 @@ MAX_PACKED = 1 << 20
 MAX_COUNT = 1 << 18
 MAX_NAME = 256
 LARGEST = 2**63 - 1
+
+
+def pack(value: object) -> bytes:
+    """Arrays, numbers, texts and bytes as msgpack."""
+    packed: bytes = msgpack.packb(value)
+    return packed
 
 
 def unpack(data: bytes | memoryview, what: str) -> object:

@@ -11,13 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-import msgpack
-
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.channel import PROTOCOL
 from potluck.proto.codec import MAX_ROWS, MAX_STAGES, from_times, pack_result, pack_step, to_times, unpack_result
 from potluck.proto.errors import FrameError, Refusal
-from potluck.proto.fields import LARGEST, fields, integer, name, raw, unpack
+from potluck.proto.fields import LARGEST, fields, integer, name, pack, raw, unpack
 from potluck.proto.step import Result, StageTime, Step
 
 PART_BYTES = 1 << 20
@@ -87,8 +85,7 @@ def result_frame(epoch: int, stage: int, result: Result) -> Frame:
 
 def fault_frame(epoch: int, stage: int, fault: Fault) -> Frame:
     """The frame that says why a step got no answer."""
-    body: bytes = msgpack.packb([fault.node, fault.reason])
-    return Frame(epoch, fault.number, stage, Kind.FAULT, body)
+    return Frame(epoch, fault.number, stage, Kind.FAULT, pack([fault.node, fault.reason]))
 
 
 def read_result(frame: Frame) -> Result:
@@ -136,7 +133,7 @@ def checksum(body: bytes, payload: bytes | memoryview) -> int:
 
 
 def _pack_header(frame: Frame, piece: memoryview) -> bytes:
-    packed: bytes = msgpack.packb(
+    return pack(
         [
             PROTOCOL,
             frame.epoch,
@@ -152,7 +149,6 @@ def _pack_header(frame: Frame, piece: memoryview) -> bytes:
             frame.body,
         ]
     )
-    return packed
 
 
 def unpack_frame(message: pb.Frame) -> Frame:
@@ -192,6 +188,8 @@ def _read_header(value: object) -> tuple[Frame, int]:
 def _check_size(frame: Frame, size: int) -> None:
     if frame.kind is Kind.HIDDEN and frame.dtype not in ITEM_BYTES:
         raise FrameError(f"hidden rows of type {frame.dtype!r:.20}; known: {', '.join(ITEM_BYTES)}")
+    if frame.number == 0 and frame.kind is not Kind.FAULT:
+        raise FrameError("steps are numbered from 1")
     if frame.kind is not Kind.HIDDEN and (frame.dtype or frame.shape != (0, 0)):
         raise FrameError(f"a frame of kind {frame.kind.name} carries a tensor")
     total = frame.tensor_bytes

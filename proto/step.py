@@ -109,7 +109,8 @@ class Outcome:
     """What a step gave one sequence: the sampled token, and scores where asked.
 
     `prompt` scores, for every row of an ALL run, the token that follows it (the last row: `Run.follows`, where known).
-    `token` is -1 where nothing was sampled (an ALL run whose `follows` is known).
+    `token` is -1 where nothing was sampled (an ALL run whose `follows` is known). `error` says in one line why a
+    sequence could not be sampled (its logits are not numbers, every token banned); its token is then -1.
     """
 
     sequence: int
@@ -117,6 +118,7 @@ class Outcome:
     accepted: int = 1
     score: TokenScore | None = None
     prompt: list[TokenScore] = field(default_factory=list)
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

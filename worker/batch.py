@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,9 +37,7 @@ class Batch:
 class BatchBuilder:
     """Builds batches for the layers a shard owns; keeps the rope tables."""
 
-    def __init__(
-        self, layers: Iterable[LayerSpec], paging: Paging, table: Callable[[Rope], RotaryTable]
-    ) -> None:
+    def __init__(self, layers: Iterable[LayerSpec], paging: Paging, table: Callable[[Rope], RotaryTable]) -> None:
         """`paging` gives block size, dtype and device; its window is replaced by each layer's."""
         owned = list(layers)
         self._paging = {
@@ -50,7 +48,7 @@ class BatchBuilder:
         self._block_size = paging.block_size
         self._device = paging.device
 
-    def build(self, step: Step, blocks: Mapping[int, list[int]], cleared: list[int]) -> Batch:
+    def build(self, step: Step, blocks: Mapping[int, Sequence[int]], cleared: list[int]) -> Batch:
         """The batch of a step whose sequences have these block tables."""
         spans, positions = _spans(step, blocks), _positions(step)
         sampled = step.sampled_rows()
@@ -69,7 +67,7 @@ class BatchBuilder:
         return torch.tensor(values, dtype=torch.int64, device=self._device)
 
 
-def _spans(step: Step, blocks: Mapping[int, list[int]]) -> list[Span]:
+def _spans(step: Step, blocks: Mapping[int, Sequence[int]]) -> list[Span]:
     spans, row = [], 0
     for run in step.runs:
         spans.append(Span(row, len(run.tokens), run.position, blocks[run.sequence]))

@@ -63,7 +63,7 @@ class Layer:
         qk_TNE.copy_(rotate(normed, *batch.rotary[self._layer.rope]))
         if batch.cleared is not None:
             pool.index_fill_(0, batch.cleared, 0.0)
-        write_kv(pool, batch.slots_T, qkv_TNE[:, heads:].unflatten(1, (2, -1)))
+        write_kv(pool, batch.slots_T, qkv_TNE[:, heads:].view(len(x_TD), 2, spec.kv_heads, spec.head_dim))
         plan = batch.attention[self._layer.window]
         out_THE = paged_attention(qkv_TNE[:, :heads], pool, plan, spec.attention_scale)
         return out_THE.view(len(x_TD), -1)

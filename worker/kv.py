@@ -38,9 +38,7 @@ class KvShape:
         return self.blocks * self.block_size * spec.kv_width() * dtype.itemsize
 
 
-def new_pools(
-    layers: Iterable[int], spec: ModelSpec, shape: KvShape, like: torch.Tensor
-) -> dict[int, torch.Tensor]:
+def new_pools(layers: Iterable[int], spec: ModelSpec, shape: KvShape, like: torch.Tensor) -> dict[int, torch.Tensor]:
     """A pool (N, S, 2, K, E) per layer, of dtype and device of `like`: keys and values of a token side by side."""
     size = (shape.blocks, shape.block_size, 2, spec.kv_heads, spec.head_dim)
     return {layer: like.new_zeros(size) for layer in layers}

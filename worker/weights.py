@@ -73,7 +73,11 @@ class WeightReader:
     """Reads, checks, converts and places tensors; at most one tensor is held beside what is already placed."""
 
     def __init__(
-        self, spec: ModelSpec, dtype: torch.dtype, device: torch.device, source: tuple[Read, Callable[[TensorKey], None]]
+        self,
+        spec: ModelSpec,
+        dtype: torch.dtype,
+        device: torch.device,
+        source: tuple[Read, Callable[[TensorKey], None]],
     ) -> None:
         """`source` is the reader of float32 tensors and what to call after each is placed."""
         self._spec = spec
@@ -126,7 +130,7 @@ class WeightReader:
         rows = [shape[0] for shape in shapes]
         dtype = weight_dtype(keys[0].role, self._dtype)
         fused = torch.empty((sum(rows), *shapes[0][1:]), dtype=dtype, device=self._device)
-        for key, shape, place in zip(keys, shapes, fused.split(rows), strict=True):
+        for key, shape, place in zip(keys, shapes, fused.split_with_sizes(rows), strict=True):
             tensor = self._read(key)
             if tuple(tensor.shape) != shape:
                 raise WeightError(

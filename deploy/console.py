@@ -1,0 +1,50 @@
+"""How the command speaks: answers on standard output, progress and errors on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import orjson
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+OUT = Console()
+ERR = Console(stderr=True)
+
+
+def show(table: RenderableType, data: object, as_json: bool) -> None:
+    """A table for people, or the same facts as JSON for programs."""
+    if as_json:
+        sys.stdout.write(orjson.dumps(data, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        OUT.print(table)
+
+
+def hint(text: str) -> None:
+    """The one obvious next step, on standard error so that output can be piped."""
+    ERR.print(text, style="dim", highlight=False, soft_wrap=True)
+
+
+def complain(message: str) -> None:
+    """One line that says what is wrong and what to do."""
+    ERR.print(f"[bold red]error[/bold red]: {_escape(' '.join(message.split()))}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def byte_progress() -> Iterator[Progress]:
+    """Progress bars over bytes; they vanish when done."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        DownloadColumn(binary_units=True),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=ERR, transient=True) as progress:
+        yield progress
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")

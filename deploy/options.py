@@ -1,0 +1,81 @@
+"""The flags that several commands share, each with its documented default."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from potluck.deploy import settings
+
+
+class DType(StrEnum):
+    """Compute types that `--dtype` takes."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+_SERVING, _PLACING, _OUTPUT = "Serving", "Placement", "Output"
+
+Model = Annotated[
+    str, typer.Argument(help="Alias (see `cluster models`), GGUF file, model folder, or org/name[@revision] on the hub.")
+]
+FleetName = Annotated[
+    str | None,
+    typer.Option("--fleet", help="Emulate the fleet of this YAML file, or of a shipped name: pair, trio, household."),
+]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option("--plan", help="Use this plan instead of solving for one.", rich_help_panel=_PLACING),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="An existing Ray cluster (host:port or auto).", envvar=settings.RAY_ADDRESS, show_envvar=True),
+]
+ComputeType = Annotated[
+    DType,
+    typer.Option("--dtype", help="auto: bfloat16 where the processor multiplies it natively.", rich_help_panel=_PLACING),
+]
+Rounds = Annotated[
+    int,
+    typer.Option(min=1, max=64, help="How often a token goes round the nodes (piped ring).", rich_help_panel=_PLACING),
+]
+Context = Annotated[
+    int | None,
+    typer.Option(min=16, help="Longest sequence in tokens [default: the model's, at most 8192].", show_default=False),
+]
+KvTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--kv-tokens",
+        min=16,
+        help="Tokens of KV that all requests together may hold [default: 4 contexts, at most 16384].",
+        show_default=False,
+    ),
+]
+Fewest = Annotated[
+    bool,
+    typer.Option("--fewest", help="Use as few nodes as can hold the model, not all.", rich_help_panel=_PLACING),
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option("--without", help="Leave out this node; may be repeated.", rich_help_panel=_PLACING),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for fetched tensors, assembled models, calibration and logs [default: ~/.cache/potluck].",
+        envvar=settings.CACHE,
+        show_envvar=True,
+        show_default=False,
+    ),
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Never ask the Hugging Face hub.", envvar=settings.OFFLINE, show_envvar=True)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.", rich_help_panel=_OUTPUT)]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show the workers' logs.", rich_help_panel=_OUTPUT)]

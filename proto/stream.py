@@ -1,0 +1,61 @@
+"""Who opened a Forward stream, for what epoch: its metadata, checked when it opens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from potluck.proto.channel import PROTOCOL
+from potluck.proto.errors import FrameError, Refusal
+from potluck.proto.fields import LARGEST, MAX_NAME
+
+StreamRole = Literal["coordinator", "worker"]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHead:
+    """The opener's node and role, and the one epoch that all frames of the stream belong to."""
+
+    node: str
+    role: StreamRole
+    epoch: int
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """As gRPC metadata."""
+        return (
+            ("potluck-protocol", str(PROTOCOL)),
+            ("potluck-node", self.node),
+            ("potluck-role", self.role),
+            ("potluck-epoch", str(self.epoch)),
+        )
+
+
+def read_head(metadata: Iterable[tuple[str, str | bytes]]) -> StreamHead:
+    """The head in a stream's metadata.
+
+    Raises:
+        FrameError: another protocol version, or an entry is missing or malformed.
+    """
+    entries = dict(metadata)
+    protocol = _text(entries, "potluck-protocol")
+    if protocol != str(PROTOCOL):
+        raise FrameError(f"the stream speaks protocol {protocol:.20}, this node {PROTOCOL}", Refusal.MISMATCH)
+    epoch = _text(entries, "potluck-epoch")
+    if not (epoch.isascii() and epoch.isdigit() and len(epoch) < 20 and 0 < int(epoch) <= LARGEST):
+        raise FrameError("potluck-epoch is not a positive number")
+    return StreamHead(_text(entries, "potluck-node"), _role(_text(entries, "potluck-role")), int(epoch))
+
+
+def _role(text: str) -> StreamRole:
+    match text:
+        case "coordinator" | "worker":
+            return text
+    raise FrameError("potluck-role is neither coordinator nor worker")
+
+
+def _text(entries: dict[str, str | bytes], key: str) -> str:
+    value = entries.get(key)
+    if not isinstance(value, str) or not value or len(value) > MAX_NAME:
+        raise FrameError(f"the stream's metadata has no usable {key}")
+    return value

