@@ -26,14 +26,14 @@ class Linear:
     against 246 for eight; float32 206 against 411 and 284 against 748. The packed form cannot be read back by rows.
     """
 
-    __slots__ = ("_bias_O", "_packed", "_weight_OI", "nbytes")
+    __slots__ = ("_bias_O", "_packed", "_weight_OI", "dtype")
 
     def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None, pack: bool = True) -> None:
         """Take a weight of O outputs and I inputs; `pack=False` keeps it shared with its other users."""
         self._bias_O = bias_O
         self._packed: torch.Tensor | None = None
         self._weight_OI: torch.Tensor | None = weight_OI
-        self.nbytes = weight_OI.nbytes + (0 if bias_O is None else bias_O.nbytes)
+        self.dtype = weight_OI.dtype
         if pack and can_pack(weight_OI.dtype, weight_OI.device):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI, _EXPECTED_ROWS)
             self._weight_OI = None

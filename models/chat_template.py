@@ -97,8 +97,9 @@ def _plain_message(message: object, number: int) -> dict[str, object]:
     if not isinstance(role, str):
         raise TemplateError(f"messages[{number}] has no role")
     kept = {key: _plain(value, 0) for key, value in message.items() if value is not None and key != "content"}
-    if isinstance(kept.get("tool_calls"), list):
-        kept["tool_calls"] = [_plain_call(call) for call in kept["tool_calls"]]
+    calls = kept.get("tool_calls")
+    if isinstance(calls, list):
+        kept["tool_calls"] = [_plain_call(call) for call in calls]
     return {as_text(str(key)): value for key, value in kept.items()} | {"content": _content(message, number)}
 
 

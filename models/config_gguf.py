@@ -53,34 +53,38 @@ def spec_from_gguf(header: GgufHeader, source: str, rope_factors: tuple[float, .
         UnsupportedModel: the architecture, or something it uses, is not supported.
     """
     file = _source(header, source)
+    try:
+        return _spec(file, rope_factors)
+    except ValueError as error:
+        raise file.fields.fail("attention.head_count_kv", f"consistent ({error})") from None
+
+
+def _spec(file: _Source, rope_factors: tuple[float, ...] | None) -> ModelSpec:
     fields, architecture = file.fields, file.architecture
     gemma = architecture == "gemma3"
     hidden, heads = fields.integer("embedding_length"), fields.integer("attention.head_count")
     head_dim = _head_dim(fields, hidden, heads)
-    try:
-        return ModelSpec(
-            name=Fields(header.metadata, source).text("general.name", source.removesuffix(".gguf")),
-            family=architecture,
-            layers=_layers(file, rope_factors),
-            vocab=fields.integer("vocab_size", _vocabulary(file)),
-            hidden=hidden,
-            ffn=fields.integer("feed_forward_length"),
-            heads=heads,
-            kv_heads=fields.integer("attention.head_count_kv", heads),
-            head_dim=head_dim,
-            context=fields.integer("context_length"),
-            norm_eps=fields.number("attention.layer_norm_rms_epsilon"),
-            attention_scale=_attention_scale(fields, architecture, head_dim),
-            activation=_ACTIVATIONS.get(architecture, "silu"),
-            embedding_scale=math.sqrt(hidden) if gemma else 1.0,
-            qkv_bias="blk.0.attn_q.bias" in file.tensors,
-            output_bias="blk.0.attn_output.bias" in file.tensors,
-            qk_norm=architecture in ("qwen3", "gemma3"),
-            post_norms=gemma,
-            tied_head="output.weight" not in file.tensors,
-        )
-    except ValueError as error:
-        raise fields.fail("attention.head_count_kv", f"consistent ({error})") from None
+    return ModelSpec(
+        name=_name(file.header, fields.source),
+        family=architecture,
+        layers=_layers(file, rope_factors),
+        vocab=fields.integer("vocab_size", _vocabulary(file)),
+        hidden=hidden,
+        ffn=fields.integer("feed_forward_length"),
+        heads=heads,
+        kv_heads=fields.integer("attention.head_count_kv", heads),
+        head_dim=head_dim,
+        context=fields.integer("context_length"),
+        norm_eps=fields.number("attention.layer_norm_rms_epsilon"),
+        attention_scale=_attention_scale(fields, architecture, head_dim),
+        activation=_ACTIVATIONS.get(architecture, "silu"),
+        embedding_scale=math.sqrt(hidden) if gemma else 1.0,
+        qkv_bias="blk.0.attn_q.bias" in file.tensors,
+        output_bias="blk.0.attn_output.bias" in file.tensors,
+        qk_norm=architecture in ("qwen3", "gemma3"),
+        post_norms=gemma,
+        tied_head="output.weight" not in file.tensors,
+    )
 
 
 def _source(header: GgufHeader, source: str) -> _Source:
@@ -95,6 +99,12 @@ def _source(header: GgufHeader, source: str) -> _Source:
         if own.get(key):
             raise UnsupportedModel(source, feature)
     return _Source(Fields(own, source), header, architecture)
+
+
+def _name(header: GgufHeader, source: str) -> str:
+    """What the file calls the model, without anything that could steer a terminal."""
+    name = Fields(header.metadata, source).text("general.name", source.removesuffix(".gguf"))
+    return "".join(letter for letter in name if letter.isprintable())[:100]
 
 
 def _vocabulary(file: _Source) -> int | None:
@@ -158,7 +168,9 @@ def _scaling(file: _Source, rope_factors: tuple[float, ...] | None) -> RopeScali
     kind = fields.text("rope.scaling.type", "none")
     if rope_factors is not None:
         if file.architecture != "llama" or kind != "none":
-            raise UnsupportedModel(fields.source, f"{ROPE_FACTORS} together with {file.architecture}'s {kind} scaling")
+            raise UnsupportedModel(
+                fields.source, f"{ROPE_FACTORS} together with {file.architecture}'s {kind!r} scaling"
+            )
         return RopeScaling("factors", 1.0, factors=rope_factors)
     match kind:
         case "none":

@@ -57,37 +57,40 @@ def spec_from_config(config: Mapping[str, object], source: str, name: str) -> Mo
     """
     fields, family = _text_fields(Fields(config, source))
     for key, feature in _REFUSED.items():
-        if fields.data.get(key):
+        if fields.data.get(key) or config.get(key):
             raise UnsupportedModel(source, feature)
-    heads = fields.integer("num_attention_heads")
-    hidden = fields.integer("hidden_size")
+    try:
+        return _spec(fields, family, name)
+    except ValueError as error:
+        raise fields.fail("num_key_value_heads", f"consistent ({error})") from None
+
+
+def _spec(fields: Fields, family: str, name: str) -> ModelSpec:
+    heads, hidden = fields.integer("num_attention_heads"), fields.integer("hidden_size")
     head_dim = _head_dim(fields, hidden, heads, family)
     gemma = family == "gemma3"
     biased = family in ("llama", "qwen3", "gemma3") and fields.flag("attention_bias", False)
-    try:
-        return ModelSpec(
-            name=name,
-            family=family,
-            layers=_layers(fields, family),
-            vocab=fields.integer("vocab_size"),
-            hidden=hidden,
-            ffn=fields.integer("intermediate_size"),
-            heads=heads,
-            kv_heads=fields.integer("num_key_value_heads", 8 if family == "mistral" else heads),
-            head_dim=head_dim,
-            context=fields.integer("max_position_embeddings"),
-            norm_eps=fields.number("rms_norm_eps", 1e-6),
-            attention_scale=(fields.number("query_pre_attn_scalar") if gemma else head_dim) ** -0.5,
-            activation=_activation(fields, gemma),
-            embedding_scale=math.sqrt(hidden) if gemma else 1.0,
-            qkv_bias=family == "qwen2" or biased,
-            output_bias=biased,
-            qk_norm=family in ("qwen3", "gemma3"),
-            post_norms=gemma,
-            tied_head=fields.flag("tie_word_embeddings", False),
-        )
-    except ValueError as error:
-        raise fields.fail("num_key_value_heads", f"consistent ({error})") from None
+    return ModelSpec(
+        name=name,
+        family=family,
+        layers=_layers(fields, family),
+        vocab=fields.integer("vocab_size"),
+        hidden=hidden,
+        ffn=fields.integer("intermediate_size"),
+        heads=heads,
+        kv_heads=fields.integer("num_key_value_heads", 8 if family == "mistral" else heads),
+        head_dim=head_dim,
+        context=fields.integer("max_position_embeddings"),
+        norm_eps=fields.number("rms_norm_eps", 1e-6),
+        attention_scale=(fields.number("query_pre_attn_scalar") if gemma else head_dim) ** -0.5,
+        activation=_activation(fields, gemma),
+        embedding_scale=math.sqrt(hidden) if gemma else 1.0,
+        qkv_bias=family == "qwen2" or biased,
+        output_bias=biased,
+        qk_norm=family in ("qwen3", "gemma3"),
+        post_norms=gemma,
+        tied_head=fields.flag("tie_word_embeddings", False),
+    )
 
 
 def _text_fields(config: Fields) -> tuple[Fields, str]:

@@ -64,7 +64,7 @@ class Marks:
 
     @classmethod
     def of(cls, spellings: Mapping[int, str]) -> Marks:
-        """Marks with a fresh random number, so that even a template that decodes escapes cannot be made to write one."""
+        """Marks with a fresh random number: even a template that decodes escapes cannot be made to write one."""
         number = secrets.token_hex(8)
         return cls(spellings, {token: f"{MARK_START}{number}.{token}{MARK_END}" for token in spellings})
 

@@ -218,4 +218,7 @@ def _placed(cursor: _Cursor, described: list[GgufTensor], alignment: int) -> dic
         expected += -(-tensor.nbytes // alignment) * alignment
         start = base + tensor.offset
         tensors[tensor.name] = GgufTensor(tensor.name, tensor.encoding, tensor.shape, start, tensor.nbytes)
+    if base + expected < cursor.file_size:
+        # A count of tensors that lost a bit would otherwise shift every weight.
+        raise cursor.fail(f"{cursor.file_size - base - expected} bytes belong to no tensor")
     return tensors

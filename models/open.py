@@ -9,6 +9,7 @@ from potluck.models.config_hf import spec_from_config
 from potluck.models.families import UnsupportedModel
 from potluck.models.gguf_checkpoint import open_gguf, read_gguf_spec
 from potluck.models.json_file import read_json
+from potluck.models.rope import check_ropes
 from potluck.models.safetensors_checkpoint import INDEX, SINGLE, open_safetensors
 from potluck.models.spec import ModelSpec
 
@@ -25,7 +26,12 @@ def read_spec(path: Path) -> ModelSpec:
         UnsupportedModel: Potluck cannot run this model.
     """
     gguf = find_gguf(path)
-    return read_gguf_spec(gguf) if gguf else _folder_spec(path)
+    spec = read_gguf_spec(gguf) if gguf else _folder_spec(path)
+    try:
+        check_ropes(spec)
+    except ValueError as error:
+        raise CheckpointError(f"{(gguf or path).name}: {error}; download it again") from None
+    return spec
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

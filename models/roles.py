@@ -34,6 +34,19 @@ class Role(StrEnum):
     HEAD = "head"
 
 
+NORMS = frozenset(
+    {
+        Role.ATTENTION_NORM,
+        Role.ATTENTION_POST_NORM,
+        Role.FFN_NORM,
+        Role.FFN_POST_NORM,
+        Role.OUTPUT_NORM,
+        Role.Q_NORM,
+        Role.K_NORM,
+    }
+)
+
+
 class TensorKey(NamedTuple):
     """Names one tensor of a model: its role and, inside a layer, the layer's number."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from potluck.models.spec import Rope, RopeScaling
+from potluck.models.spec import ModelSpec, Rope, RopeScaling
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> tuple[list[float], float]:
@@ -41,6 +41,21 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> tuple[list[float], float]:
             return _divided(plain, scaling.factors), 1.0
         case "yarn":
             return _yarn(plain, rope.base, scaling), _yarn_attention_factor(scaling)
+
+
+def check_ropes(spec: ModelSpec) -> None:
+    """Refuse a spec whose ropes have no finite frequencies, before anything is computed with them.
+
+    Raises:
+        ValueError: numbers that no rope can be made of.
+    """
+    for rope in {layer.rope for layer in spec.layers}:
+        try:
+            frequencies, factor = inverse_frequencies(rope, spec.head_dim)
+        except ArithmeticError as error:
+            raise ValueError(f"impossible rope: {error}") from None
+        if not all(math.isfinite(number) for number in (*frequencies, factor)):
+            raise ValueError("impossible rope: frequencies are not finite")
 
 
 def _divided(plain: list[float], factors: tuple[float, ...]) -> list[float]:

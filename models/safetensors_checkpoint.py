@@ -155,7 +155,7 @@ def _entry(spec: ModelSpec, key: TensorKey, stored: tuple[str, tuple[int, ...], 
     check_shape(spec, key, shape, place.file.path.name)
     if dtype not in _WIDTHS:
         raise CheckpointError(
-            f"{place.file.path.name}: tensor {key} is {dtype}; supported are {', '.join(_WIDTHS)}; take another version"
+            f"{place.file.path.name}: tensor {key} is {dtype[:20]!r}; supported are {', '.join(_WIDTHS)}; take another"
         )
     around_zero = spec.family == "gemma3" and key.role in _NORMS
     return TensorEntry(key, dtype, shape, place.nbytes, "plus_one" if around_zero else "none")

@@ -57,7 +57,7 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """What differs between layers: the attention window (tokens, None for full) and the rope."""
+    """What differs between layers: the attention window (tokens seen, itself included; None for full) and the rope."""
 
     rope: Rope
     window: int | None = None

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import msgpack  # type: ignore[import-untyped]
 
+from potluck.models.rope import check_ropes
 from potluck.models.spec import LayerSpec, ModelSpec, Rope, RopeScaling
 
 _MOST_LAYERS = 4096
@@ -37,7 +38,9 @@ def unpack_spec(data: bytes) -> ModelSpec:
     layers = raw["layers"]
     if not isinstance(layers, list) or not 1 <= len(layers) <= _MOST_LAYERS:
         raise ValueError(f"the model spec needs a list of 1 to {_MOST_LAYERS} layers")
-    return _built(ModelSpec, raw | {"layers": tuple(_layer(layer) for layer in layers)})
+    spec = _built(ModelSpec, raw | {"layers": tuple(_layer(layer) for layer in layers)})
+    check_ropes(spec)
+    return spec
 
 
 def _layer(value: object) -> LayerSpec:

@@ -28,6 +28,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 _COMPARING = frozenset({"split", "rsplit", "replace", "startswith", "endswith", "removeprefix", "removesuffix", "find"})
 
 
+_FAILURES = (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
 class RefusedError(TemplateError):
     """The template called `raise_exception`."""
 
@@ -69,7 +72,8 @@ def environment() -> ImmutableSandboxedEnvironment:
 
 def compile_marked(env: ImmutableSandboxedEnvironment, source: str, marks: dict[str, str]) -> Template:
     """Compile a template with the control tokens in its literals respelled as marks."""
-    tree = optimize(env.parse(source), env)  # joins literals first: '<|' + 'im_end|>'
+    tree = env.parse(source)
+    optimize(tree, env)  # joins literals, in place: '<|' + 'im_end|>'
     compared = {id(literal) for literal in _compared(tree)}
     literals = [node for node in tree.find_all((nodes.TemplateData, nodes.Const)) if id(node) not in compared]
     texts = "\0".join(text for node in literals for text in _texts(_value(node)))
@@ -144,7 +148,7 @@ class _Renderer:
             return {"refused": str(error)}
         except (MemoryError, RecursionError) as error:
             return {"broken": f"it needs too much memory or nesting ({type(error).__name__})"}
-        except (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except _FAILURES as error:
             return {"broken": f"{type(error).__name__}: {error}"}
 
     def _render(self, name: str, variables: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ class Tokenizer:
         """
         marks = Marks.of({token.id: token.text for token in vocabulary.added if token.control})
         self._tokenizer = build_tokenizer(vocabulary, marks.marks)
-        self._added = {token.id: token.text for token in vocabulary.added}
+        self._size = vocabulary.size()
         self._controls = marks.spellings
         self._spelling = vocabulary.spelling
         self._strip_space = vocabulary.strip_space
@@ -43,8 +43,8 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens; a model's embedding may have more rows than that, padded to a round number."""
-        return self._tokenizer.get_vocab_size()
+        """Ids are below this; a model's embedding may have more rows, padded to a round number."""
+        return self._size
 
     @property
     def bos_id(self) -> int | None:
@@ -120,8 +120,8 @@ class Tokenizer:
         """A fresh detokenizer.
 
         Args:
-            continues: the tokens continue a text that was already shown (a completion, not an answer), so the space that
-                SentencePiece puts before a first word is a real one and stays.
+            continues: the tokens continue a text that was already shown (a completion, not an answer), so the space
+                that SentencePiece puts before a first word is a real one and stays.
         """
         return Detokenizer(self._text_bytes, self._strip_space and not continues)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import tokenizers
 from tokenizers import models
@@ -12,7 +12,7 @@ from tokenizers import models
 from potluck.models.vocabulary import AddedToken, TokenizerError, Vocabulary
 
 _HIGHEST_ID = 1 << 24
-_EMPTY_MODEL = {
+_EMPTY_MODEL: dict[str, object] = {
     "type": "BPE",
     "dropout": None,
     "unk_token": None,
@@ -53,9 +53,9 @@ def _one_line(error: Exception) -> str:
 def _skeleton(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     """Everything but model and added tokens; a model of 262144 pieces goes in faster as Python values than as JSON."""
     parts = {"normalizer": vocabulary.normalizer, "pre_tokenizer": vocabulary.pre_tokenizer}
-    fixed = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "post_processor": None}
-    text = json.dumps({**fixed, **parts, "decoder": None, "model": _EMPTY_MODEL})
-    return cast(tokenizers.Tokenizer, tokenizers.Tokenizer.from_str(text))
+    absent = dict.fromkeys(("truncation", "padding", "post_processor", "decoder"))
+    text = json.dumps({"version": "1.0", **absent, **parts, "added_tokens": [], "model": _EMPTY_MODEL})
+    return tokenizers.Tokenizer.from_str(text)
 
 
 def _respelled(added: Sequence[AddedToken], marks: Mapping[int, str]) -> dict[str, str]:
@@ -95,16 +95,12 @@ def _bpe(vocabulary: Vocabulary, respelled: Mapping[str, str]) -> models.Model:
     # SmolLM2 calls <|endoftext|> its unknown token: a user could write it with any character the vocabulary lacks.
     if unknown is not None and vocab.get(unknown) in vocabulary.usage.end_ids | {vocabulary.usage.bos_id}:
         unknown = None
-    return models.BPE(
-        {respelled.get(piece, piece): token for piece, token in vocab.items()},
-        _merges(data.get("merges"), respelled),
-        unk_token=respelled.get(str(unknown), unknown),
-        fuse_unk=bool(data.get("fuse_unk")),
-        byte_fallback=bool(data.get("byte_fallback")),
-        ignore_merges=bool(data.get("ignore_merges")),
-        continuing_subword_prefix=data.get("continuing_subword_prefix") or None,
-        end_of_word_suffix=data.get("end_of_word_suffix") or None,
-    )
+    options: dict[str, Any] = {name: bool(data.get(name)) for name in ("fuse_unk", "byte_fallback", "ignore_merges")}
+    options |= {name: data[name] for name in ("continuing_subword_prefix", "end_of_word_suffix") if data.get(name)}
+    if unknown is not None:
+        options["unk_token"] = respelled.get(str(unknown), unknown)
+    pieces = {respelled.get(piece, piece): token for piece, token in vocab.items()}
+    return models.BPE(pieces, _merges(data.get("merges"), respelled), **options)
 
 
 def _merges(merges: object, respelled: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -120,7 +116,7 @@ def _merges(merges: object, respelled: Mapping[str, str]) -> list[tuple[str, str
 
 def _unigram(data: Mapping[str, object], respelled: Mapping[str, str]) -> models.Model:
     vocab, unknown = data.get("vocab"), data.get("unk_id")
-    if not isinstance(vocab, list) or not vocab:
+    if not isinstance(vocab, list) or not vocab or not (unknown is None or isinstance(unknown, int)):
         raise TokenizerError("the tokenizer's vocabulary is no list of pieces and scores; download it again")
     pieces = [(respelled.get(piece, piece), float(score)) for piece, score in vocab]
     return models.Unigram(pieces, unknown, bool(data.get("byte_fallback")))

@@ -25,8 +25,8 @@ class _Metadata(Fields):
         self.tokens = self.texts_of("tokenizer.ggml.tokens")
         types = data.get("tokenizer.ggml.token_type")
         self.typed = types is not None
-        self.types = types if self.typed else [_NORMAL] * len(self.tokens)
-        if not isinstance(self.types, list) or len(self.types) != len(self.tokens):
+        self.types: list[int] = types if isinstance(types, list) else [_NORMAL] * len(self.tokens)
+        if len(self.types) != len(self.tokens):
             raise TokenizerError(f"{source}: the vocabulary's pieces and their types differ in number; download again")
 
     def texts_of(self, key: str) -> list[str]:

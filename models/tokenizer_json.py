@@ -112,8 +112,8 @@ def _usage(folder: Path, data: Mapping[str, object], ids: Mapping[str, int]) -> 
     config, generation = _optional(folder / "config.json"), _optional(folder / "generation_config.json")
     variables = {name: text for name in _NAMED if (text := _token_text(settings.get(name))) is not None}
     bos = ids.get(variables.get("bos_token", ""))
-    ends = {ids[text] for text in (variables.get("eos_token"),) if text in ids}
-    ends |= _eos_ids(config) | _eos_ids(generation)
+    eos = ids.get(variables.get("eos_token", ""))
+    ends = _eos_ids(config) | _eos_ids(generation) | (set() if eos is None else {eos})
     controls = {token.text: token.id for token in _added(data.get("added_tokens")) if token.control}
     return Usage(
         bos_id=bos if bos is not None else _bos_id(config),
@@ -145,7 +145,7 @@ def _eos_ids(config: Mapping[str, object]) -> set[int]:
     value = config.get("eos_token_id", text.get("eos_token_id") if isinstance(text, dict) else None)
     values = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(token) is int and token >= 0 for token in values):
-        raise TokenizerError(f"eos_token_id is {str(value)[:60]}, neither a token id nor a list of them; fix config.json")
+        raise TokenizerError(f"eos_token_id is {str(value)[:60]}, neither a token id nor a list of them")
     return set(values)
 
 

@@ -77,3 +77,11 @@ class Vocabulary:
     spelling: Spelling
     usage: Usage
     strip_space: bool = False
+
+    def size(self) -> int:
+        """One more than the highest id; some files leave ids out."""
+        vocab = self.model.get("vocab")
+        highest = max((token.id for token in self.added), default=-1)
+        if isinstance(vocab, dict):
+            highest = max(highest, *vocab.values())
+        return 1 + max(highest, len(vocab) - 1 if isinstance(vocab, list) else -1)

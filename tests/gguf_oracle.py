@@ -49,5 +49,5 @@ def load_oracle(path: Path) -> torch.nn.Module:
         with torch.device("meta"):
             named = AutoModelForCausalLM.from_config(config)
         tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=named)["tensors"]
-    model = AutoModelForCausalLM.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
+    model = type(named).from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
     return model.eval()

@@ -1,7 +1,11 @@
 """The one decoder: a pre-norm transformer whose every variation is a flag of its ModelSpec.
 
-T = packed rows, D = hidden width, H and K = query and KV heads, E = width of a head, V = vocabulary. In bfloat16 the
-residual stream and the products are bfloat16; norms, rope and softmax compute in float32, as in transformers.
+T = packed rows, D = hidden width, H and K = query and KV heads, E = width of a head, V = vocabulary.
+
+The residual stream inside a window, norms, rope and softmax are float32 in either compute type; products, KV and
+what goes over the wire are of the compute type. A float32 residual costs nothing, norms need it so. In bfloat16 it
+brings the log-probability of a token (SmolLM2, 1600 tokens of prose) from 0.054 to 0.042 nats around float32's (one
+standard deviation); transformers in bfloat16 is 0.057 around it.
 """
 
 from __future__ import annotations
@@ -19,14 +23,14 @@ from potluck.worker.weights import HeadWeights, LayerWeights
 
 
 def embed(spec: ModelSpec, embedding_VD: torch.Tensor, tokens_T: torch.Tensor) -> torch.Tensor:
-    """Embedded tokens, scaled where the model scales them: (T, D)."""
-    x_TD = F.embedding(tokens_T, embedding_VD)
+    """Embedded tokens, scaled where the model scales them: float32 (T, D)."""
+    x_TD = F.embedding(tokens_T, embedding_VD).float()
     return x_TD if spec.embedding_scale == 1.0 else x_TD * spec.embedding_scale
 
 
 def logits(spec: ModelSpec, weights: HeadWeights, x_RD: torch.Tensor) -> torch.Tensor:
     """Float32 logits of R rows: (R, V)."""
-    return weights.output(rms_norm(x_RD, weights.norm, spec.norm_eps)).float()
+    return weights.output(rms_norm(x_RD, weights.norm, spec.norm_eps, weights.output.dtype)).float()
 
 
 class Layer:
@@ -41,18 +45,21 @@ class Layer:
         self._pool_NS2KE = pool_NS2KE
 
     def forward(self, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The layer's output for the packed rows; writes their keys and values."""
+        """The layer's output for the packed rows, float32 in and out; writes their keys and values."""
         spec, weights = self._spec, self._weights
-        attended = weights.output(self._attention(rms_norm(x_TD, weights.attention_norm, spec.norm_eps), batch))
+        attended = weights.output(self._attention(self._normed(x_TD, weights.attention_norm), batch))
         if weights.attention_post_norm is not None:
-            attended = rms_norm(attended, weights.attention_post_norm, spec.norm_eps)
-        # The packed products return fresh memory, so the sums may overwrite it; x itself may be the caller's.
-        x_TD = attended.add_(x_TD)
-        gate_up = weights.gate_up(rms_norm(x_TD, weights.ffn_norm, spec.norm_eps))
+            attended = rms_norm(attended, weights.attention_post_norm, spec.norm_eps, torch.float32)
+        # The first sum is fresh memory, because x may be the caller's; the second may then go on top.
+        x_TD = x_TD + attended
+        gate_up = weights.gate_up(self._normed(x_TD, weights.ffn_norm))
         out_TD = weights.down(gated(gate_up, spec.activation))
         if weights.ffn_post_norm is not None:
-            out_TD = rms_norm(out_TD, weights.ffn_post_norm, spec.norm_eps)
-        return out_TD.add_(x_TD)
+            out_TD = rms_norm(out_TD, weights.ffn_post_norm, spec.norm_eps, torch.float32)
+        return x_TD.add_(out_TD)
+
+    def _normed(self, x_TD: torch.Tensor, weight_D: torch.Tensor) -> torch.Tensor:
+        return rms_norm(x_TD, weight_D, self._spec.norm_eps, self._pool_NS2KE.dtype)
 
     def _attention(self, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         spec, weights, pool = self._spec, self._weights, self._pool_NS2KE

@@ -94,7 +94,9 @@ def _draw_ranked(scaled_RV: torch.Tensor, draws: Sequence[Draw], ranks: int) -> 
     dropped_RC = summed_RC - weights_RC >= limit_R1
     dropped_RC |= weights_RC < _column([one.min_p for one in draws], weights_RC)
     dropped_RC[:, 0] = False
-    enough_R = (summed_RC[:, -1:] >= limit_R1).squeeze(1) | torch.tensor([one.top_k > 0 for one in draws])
+    enough_R = (summed_RC[:, -1:] >= limit_R1).squeeze(1) | torch.tensor(
+        [one.top_k > 0 for one in draws], device=summed_RC.device
+    )
     picked_R1 = _invert(weights_RC.masked_fill_(dropped_RC, 0.0), draws).unsqueeze(1)
     return ids_RC.gather(1, picked_R1).squeeze(1).tolist(), enough_R.tolist()
 

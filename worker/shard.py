@@ -81,7 +81,8 @@ class Shard:
         self._number = 0
         self._embedding: torch.Tensor | None = None
         self._layers: dict[int, Layer] = {}
-        self._sampler: Sampler | None = None
+        self._head: HeadWeights | None = None
+        self._sampler = Sampler(spec.vocab, self._logits)
         paging = Paging(config.block_size, None, config.dtype, config.device)
         owned = [spec.layers[layer] for layer in _layers(windows)]
         self._builder = BatchBuilder(owned, paging, self._rotary_table)
@@ -121,7 +122,7 @@ class Shard:
         for number, pool in new_pools(_layers(windows), self._spec, config.kv_shape, like).items():
             self._layers[number] = Layer(self._spec, self._spec.layers[number], reader.layer(number), pool)
         if any(window.head for window in windows):
-            self._sampler = Sampler(self._spec.vocab, self._logits_of(reader.head(self._embedding)))
+            self._head = reader.head(self._embedding)
 
     @torch.inference_mode()
     def run(self, stage: int, step: Step, x_TD: torch.Tensor | None) -> torch.Tensor | list[Outcome]:
@@ -155,9 +156,7 @@ class Shard:
         wants_sampled = window.next_wants_sampled or (window.head and not _is_head_only(window))
         if wants_sampled and underway.batch.sampled_R is not None:
             x_TD = x_TD.index_select(0, underway.batch.sampled_R)
-        if window.head and self._sampler is not None:
-            return self._sampler.sample(step, x_TD)
-        return x_TD
+        return self._sampler.sample(step, x_TD) if window.head else x_TD.to(self._config.dtype)
 
     def _arrive(self, step: Step) -> _Underway:
         if step.number <= self._number:
@@ -165,7 +164,7 @@ class Shard:
         if step.rows > self._config.max_rows:
             raise StepError(f"step {step.number} has {step.rows} rows, more than the {self._config.max_rows} agreed")
         for run in step.runs:
-            for token in run.tokens:
+            for token in (*run.history, *run.tokens):
                 if not 0 <= token < self._spec.vocab:
                     raise StepError(f"token {token} of sequence {run.sequence} is not in the vocabulary")
         cleared = self._tables.apply(step)
@@ -186,10 +185,12 @@ class Shard:
             found = "nothing" if x_TD is None else f"{tuple(x_TD.shape)} {x_TD.dtype}"
             wanted = f"({rows}, {self._spec.hidden}) {self._config.dtype}"
             raise StepError(f"stage {window.stage} needs hidden rows {wanted}, got {found}")
-        return x_TD
+        return x_TD.float()
 
-    def _logits_of(self, head: HeadWeights) -> Callable[[torch.Tensor], torch.Tensor]:
-        return lambda x_RD: logits(self._spec, head, x_RD)
+    def _logits(self, x_RD: torch.Tensor) -> torch.Tensor:
+        if self._head is None:
+            raise StepError("the shard's weights were never loaded")
+        return logits(self._spec, self._head, x_RD)
 
     def _rotary_table(self, rope: Rope) -> RotaryTable:
         frequencies, factor = inverse_frequencies(rope, self._spec.head_dim)

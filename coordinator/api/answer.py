@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from potluck.coordinator.api.choice import Choice, Entry, Piece, continued, prompt_entries
+from potluck.coordinator.api.choice import Choice, Entry, Piece, prompt_entries
 from potluck.coordinator.api.errors import json_response
 from potluck.coordinator.api.query import Query
 from potluck.coordinator.api.reply import Envelope, Shape, usage
@@ -39,20 +39,16 @@ async def answer(request: Request, service: Service, query: Query, wish: Wish) -
         ClientGone: the client left first.
     """
     running = Running(service, query, wish)
-    try:
-        if not wish.stream:
-            return json_response(await while_connected(request.receive, running.whole()))
-        events = running.events()
-        # The first event is awaited here, so that an error before it is still a proper HTTP status.
-        first = await while_connected(request.receive, anext(events))
-    except BaseException:
-        running.streams.cancel()
-        raise
-    return EventStream(first, events, running.streams.cancel, service.options.write_timeout_s)
+    if not wish.stream:
+        return json_response(await while_connected(request.receive, running.whole()))
+    events = running.events()
+    # The first event is awaited here, so that an error before it is still a proper HTTP status.
+    first = await while_connected(request.receive, anext(events))
+    return EventStream(first, events, service.options.write_timeout_s)
 
 
 class Running:
-    """One request while the engine works on it."""
+    """One request while the engine works on it. However `whole` or `events` end, its KV is freed."""
 
     def __init__(self, service: Service, query: Query, wish: Wish) -> None:
         self._tokenizer = service.texts.tokenizer
@@ -125,9 +121,9 @@ class Running:
         return Piece(prompt.echo, tuple(entries))
 
     def _choice(self, index: int) -> Choice:
-        prompt = self._query.prompt_of(index)
-        detokenizer = continued(self._tokenizer, prompt.tokens, self._wish.chat)
-        return Choice(detokenizer, self._query.stops, start=len(prompt.echo))
+        # A completion goes on with its prompt's text; a chat's answer is a text of its own.
+        detokenizer = self._tokenizer.detokenizer(continues=not self._wish.chat)
+        return Choice(detokenizer, self._query.stops, start=len(self._query.prompt_of(index).echo))
 
     def _kept(self) -> list[int]:
         per_prompt, kept = self._query.per_prompt, self._query.kept

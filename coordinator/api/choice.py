@@ -74,23 +74,6 @@ class Choice:
         return tuple(ready)
 
 
-def continued(tokenizer: Tokenizer, prompt: Sequence[int], chat: bool) -> Detokenizer:
-    """A detokenizer for what follows a prompt.
-
-    A completion continues its prompt's text: a leading space must survive, though many tokenizers drop it at the
-    start of a text. A chat's answer is a text of its own.
-    """
-    detokenizer = tokenizer.detokenizer()
-    if not chat:
-        for token in prompt[-_CONTEXT_TOKENS:]:
-            detokenizer.feed(token)
-    return detokenizer
-
-
-# Enough that the text before is never empty: a character takes at most four byte tokens, then one control token.
-_CONTEXT_TOKENS = 8
-
-
 def prompt_entries(tokenizer: Tokenizer, prompt: Sequence[int], scores: Sequence[TokenScore]) -> list[Entry]:
     """The prompt's tokens with their scores; the first has none, as nothing comes before it."""
     detokenizer = tokenizer.detokenizer()

@@ -14,8 +14,6 @@ _IMPOSSIBLE = -9999.0
 def token_name(tokenizer: Tokenizer, token: int) -> str:
     """The text of one token; bytes that are no whole characters are spelled `bytes:\\xe2\\x80`."""
     raw = tokenizer.token_bytes(token)
-    if not raw:
-        return tokenizer.token_text(token)
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 
 import orjson
 from starlette.responses import Response
@@ -30,19 +30,15 @@ def event(content: object) -> bytes:
 class EventStream(Response):
     """Sends events until they end with [DONE], the client leaves, or does not read for `write_timeout_s` seconds.
 
-    An engine error becomes an event of its own, so that the client reads the reason. However it ends, `close` is
-    called.
+    An engine error becomes an event of its own, so that the client reads the reason. However it ends, `rest` is closed.
     """
 
-    def __init__(
-        self, first: bytes, rest: AsyncGenerator[bytes], close: Callable[[], None], write_timeout_s: float
-    ) -> None:
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes], write_timeout_s: float) -> None:
         super().__init__(headers=_HEADERS, media_type="text/event-stream")
         # Response counted an empty body; events have no length known before.
         del self.headers["content-length"]
         self._first = first
         self._rest = rest
-        self._close = close
         self._write_timeout_s = write_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,7 +49,6 @@ class EventStream(Response):
             # Nobody is reading: there is nobody to tell.
             pass
         finally:
-            self._close()
             await self._rest.aclose()
 
     async def _send_all(self, send: Send) -> None:

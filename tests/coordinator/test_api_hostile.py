@@ -8,6 +8,8 @@ import threading
 
 import pytest
 
+from potluck.models.tokenizer import load_tokenizer
+
 MODEL = "tests/tiny"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 TEXT = {"model": MODEL, "prompt": "Hi"}
@@ -19,7 +21,7 @@ BAD_CHATS = [
     {"messages": []},
     {"messages": "Hi"},
     {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/"}}]}]},
-    {"messages": [{"role": "tool", "content": "x"}]},
+    {"messages": [{"role": "robot", "content": "x"}]},
     {"messages": [{"role": "user", "content": "x " * 600}]},
     {"messages": [{"role": "user", "content": "x " * 20000}]},
     {"n": 0},
@@ -257,6 +259,25 @@ async def test_long_prompts_do_not_hold_up_the_others(api_serve, api_says, api_t
         assert not any(one.done() for one in held)
         tokenizer.go.set()
         assert [(await one).json()["error"]["code"] for one in held] == ["context_length_exceeded"] * 2
+
+
+async def test_what_the_template_refuses_is_the_clients_fault(api_serve, api_says, api_model_file):
+    template = "{{ raise_exception('roles\nmust alternate') if messages|length > 1 else messages[0]['content'] }}"
+    tokenizer = load_tokenizer(api_model_file, chat_template=template)
+    async with api_serve(api_says("fine"), tokenizer) as server:
+        message = {"role": "user", "content": "Hi"}
+        await refused(server, "/v1/chat/completions", json.dumps({**CHAT, "messages": [message, message]}))
+        assert (await server.http.post("/v1/chat/completions", json=CHAT)).status_code == 200
+    tokenizer.close()
+
+
+async def test_a_model_without_a_chat_template_says_so(api_serve, api_says, api_tokenizer):
+    tokenizer = Held(api_tokenizer)
+    tokenizer.has_chat_template = False
+    async with api_serve(api_says("fine"), tokenizer) as server:
+        answer = await server.http.post("/v1/chat/completions", json=CHAT)
+        assert answer.status_code == 400
+        assert "use /v1/completions" in answer.json()["error"]["message"]
 
 
 async def test_a_bug_is_a_500_without_a_traceback(api_serve, api_engine, caplog):

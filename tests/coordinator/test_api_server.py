@@ -113,6 +113,17 @@ async def test_a_slow_answer_outlives_the_heads_deadline(api_serve, api_says, mo
         assert answer.json()["choices"][0]["text"] == "one two three"
 
 
+async def test_an_idle_connection_is_kept_for_the_next_request(api_serve, api_says, monkeypatch):
+    monkeypatch.setattr(DeadlineProtocol, "head_timeout_s", 0.1)
+    async with api_serve(api_says("x")) as server:
+        reader, writer = await raw_post(server.port, {"model": MODEL, "prompt": "Hi"})
+        await asyncio.wait_for(reader.readuntil(b"}}"), 5)
+        await asyncio.sleep(0.3)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200 OK" in await asyncio.wait_for(reader.readline(), 5)
+        writer.close()
+
+
 async def test_a_huge_head_is_refused(api_serve, api_says):
     async with api_serve(api_says("x")) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from potluck.coordinator.api.errors import ApiError
@@ -20,6 +20,7 @@ def feed_all(buffer, pieces):
     return [*sent, buffer.finish()]
 
 
+@example("abca", ["abca", "b"], [1, 2, 3])
 @given(few_letters, stop_lists, st.lists(st.integers(0, 30), max_size=10))
 def test_the_cut_into_pieces_changes_nothing(text, stops, cuts):
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})

@@ -15,20 +15,20 @@ def naive(x, weight, eps):
 def test_rms_norm(width, rows, dtype, tolerance):
     torch.manual_seed(width)
     x, weight = (torch.randn(rows, width) * 30).to(dtype), torch.randn(width)
-    found = rms_norm(x, weight, 1e-5)
+    found = rms_norm(x, weight, 1e-5, dtype)
     assert found.dtype == dtype
     torch.testing.assert_close(found.double(), naive(x, weight, 1e-5), rtol=tolerance, atol=1e-7)
 
 
 def test_eps_counts_where_the_row_is_tiny():
     x = torch.full((1, 8), 1e-4)
-    torch.testing.assert_close(rms_norm(x, torch.ones(8), 1e-2).double(), naive(x, torch.ones(8), 1e-2))
+    torch.testing.assert_close(rms_norm(x, torch.ones(8), 1e-2, torch.float32).double(), naive(x, torch.ones(8), 1e-2))
 
 
 def test_bfloat16_is_rounded_only_once():
     torch.manual_seed(0)
     x, weight = torch.randn(50, 96).bfloat16(), torch.randn(96)
-    assert torch.equal(rms_norm(x, weight, 1e-6), naive(x, weight, 1e-6).float().bfloat16())
+    assert torch.equal(rms_norm(x, weight, 1e-6, x.dtype), naive(x, weight, 1e-6).float().bfloat16())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

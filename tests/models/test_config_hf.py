@@ -154,6 +154,12 @@ def test_gemma_3_with_vision_is_read_for_its_text():
     assert spec.embedding_scale == math.sqrt(2560)
 
 
+def test_quantised_gemma_with_vision_is_refused():
+    wrapped = {"model_type": "gemma3", "text_config": PUBLISHED["gemma-3-4b"], "quantization_config": {"bits": 4}}
+    with pytest.raises(UnsupportedModel, match="quantised for another runtime"):
+        spec_from_config(wrapped, "config.json", "x")
+
+
 def test_attention_bias_of_llama_is_on_all_four_projections():
     spec = spec_from_config({**LLAMA, "attention_bias": True}, "config.json", "x")
     assert spec.qkv_bias

@@ -56,9 +56,10 @@ def assert_equal_tensors(path, state, keys=None, tolerance=0.0):
         if spec.family == "gemma3" and "norm" in key.role:
             theirs = theirs + 1
         assert ours.shape == shape_of(spec, key.role)
-        torch.testing.assert_close(
-            ours, theirs.float(), rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
-        )
+        if tolerance:
+            torch.testing.assert_close(ours, theirs.float(), rtol=tolerance, atol=tolerance)
+        else:
+            assert torch.equal(ours, theirs.float()), key
         seen.add(oracle_name(spec, key))
     return seen
 
@@ -115,10 +116,15 @@ def test_gguf_in_every_encoding(tiny_model, tiny_gguf, encoding):
 def test_real_models_as_transformers_reads_them(request, gguf_oracle, path):
     file = request.getfixturevalue(path)
     spec = read_spec(file)
-    keys = [key for part in spec.parts() if part.layer in (None, 0, 11, 17) for key in keys_of(spec, part)]
+    keys = [key for part in spec.parts() if part.layer in (0, 11, 17) for key in keys_of(spec, part)]
+    keys += [TensorKey(Role.OUTPUT_NORM)]
+    # Gemma's embedding is 0.7 GB of float32; a second encoding of an embedding is not worth its seconds.
+    keys += [TensorKey(Role.EMBEDDING)] if spec.family == "llama" else []
     state = gguf_oracle(file).state_dict()
-    # transformers subtracts the one of Gemma's norms in float32.
-    assert_equal_tensors(file, state, keys, tolerance=1e-6 if spec.family == "gemma3" else 0.0)
+    norms = [key for key in keys if "norm" in key.role]
+    # transformers subtracts the one of Gemma's norms in float32, and the test adds it again.
+    assert_equal_tensors(file, state, norms, tolerance=1e-6)
+    assert_equal_tensors(file, state, [key for key in keys if key not in norms])
 
 
 def entry(encoding="F32", shape=(2, 4), **changes):

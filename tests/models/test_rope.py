@@ -1,14 +1,16 @@
 """Our rope frequencies are those that transformers computes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from potluck.models.rope import inverse_frequencies
-from potluck.models.spec import Rope, RopeScaling
+from potluck.models.open import read_spec
+from potluck.models.rope import check_ropes, inverse_frequencies
+from potluck.models.spec import LayerSpec, Rope, RopeScaling
 
 LLAMA3 = RopeScaling("llama3", 8.0, original_context=8192, low_freq_factor=1.0, high_freq_factor=4.0)
 CASES = [
@@ -59,6 +61,21 @@ def test_explicit_factors_equal_the_llama3_scaling_they_were_made_from():
     assert ours == pytest.approx(scaled)
     assert max(factors) == pytest.approx(8.0)
     assert math.isclose(min(factors), 1.0)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        Rope(1.0, RopeScaling("yarn", 2.0, original_context=64)),
+        Rope(1e4, RopeScaling("yarn", 2.0, original_context=64, beta_fast=1e308)),
+        Rope(1e-300, RopeScaling("linear", 1e-300)),
+    ],
+)
+def test_ropes_without_finite_frequencies_are_refused(tiny_model, rope):
+    spec = read_spec(tiny_model("llama3"))
+    check_ropes(spec)
+    with pytest.raises(ValueError, match=r"impossible rope|math domain"):
+        check_ropes(replace(spec, layers=(LayerSpec(rope),)))
 
 
 def test_impossible_widths_are_refused():

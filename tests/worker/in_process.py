@@ -66,7 +66,8 @@ class Pipeline:
         """`change(key, tensor)` may replace a tensor as it is loaded."""
         self.spec = read_spec(path)
         self.block_size = block_size
-        self.free = list(range(tokens // block_size))
+        self.total = tokens // block_size
+        self.free = list(range(self.total))
         random.Random(0).shuffle(self.free)
         self.route = (placement or Placement()).windows(len(self.spec.layers))
         config = ShardConfig(dtype, tokens // block_size, block_size, 512, torch.device("cpu"))
@@ -112,7 +113,7 @@ class Pipeline:
             if end == len(tokens):
                 break
             position = end
-        self.step([], dropped=[999])
+        self.forget([999])
         return scores
 
     def generate(self, requests, count, chunk=512):
@@ -122,8 +123,14 @@ class Pipeline:
             for i, outcome in self.step(runs).items():
                 assert not outcome.error
                 requests[i].tokens.append(outcome.token)
-        self.step([], dropped=range(len(requests)))
+        self.forget(range(len(requests)))
         return [request.tokens for request in requests]
+
+    def forget(self, sequences):
+        """Drop sequences and take back all blocks."""
+        self.step([], dropped=sequences)
+        self.free = list(range(self.total))
+        random.Random(self.number).shuffle(self.free)
 
     def _run(self, sequence, request, chunk):
         known = request.prompt + request.tokens

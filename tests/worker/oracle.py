@@ -28,23 +28,18 @@ class Oracle:
         with torch.inference_mode():
             return self.model(torch.tensor([tokens])).logits[0].float().log_softmax(-1)
 
-    def greedy(self, prompt, count):
-        """Greedy tokens, and the gap of the two best in nats at each."""
-        tokens, gaps, past, feed = [], [], None, prompt
-        with torch.inference_mode():
-            for _ in range(count):
-                out = self.model(torch.tensor([feed]), past_key_values=past, use_cache=True)
-                best = out.logits[0, -1].topk(2)
-                gaps.append(float(best.values[0] - best.values[1]))
-                tokens.append(int(best.indices[0]))
-                past, feed = out.past_key_values, [tokens[-1]]
-        return tokens, gaps
+    def choices(self, prompt, tokens):
+        """The likeliest token at each place of the text after the prompt, and how far it is ahead, in nats."""
+        best = self.logprobs([*prompt, *tokens])[len(prompt) - 1 : -1].topk(2)
+        return best.indices[:, 0].tolist(), (best.values[:, 0] - best.values[:, 1]).tolist()
 
-    @staticmethod
-    def agrees(tokens, wanted, gaps):
-        """Whether texts are the same, up to the first choice between two tokens closer than 0.001 nats."""
-        for token, oracle_token, gap in zip(tokens, wanted, gaps, strict=True):
-            if token != oracle_token:
+    def agrees(self, prompt, tokens):
+        """Whether this is the oracle's greedy text, up to the first choice between tokens closer than 0.001 nats.
+
+        One pass over the whole text: where every token is the likeliest after those before it, the text is greedy.
+        """
+        for token, wanted, gap in zip(tokens, *self.choices(prompt, tokens), strict=True):
+            if token != wanted:
                 return gap < 0.001
         return True
 

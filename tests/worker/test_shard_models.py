@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 
-from potluck.models.open import read_spec
 from potluck.models.tokenizer import load_tokenizer
 from potluck.proto.step import Outputs, Run
 
@@ -20,59 +20,76 @@ TEXTS = [
     "In 1969, two men",
     "Q: What is the boiling point of water?\nA:",
 ]
+PROSE = """A potluck is a meal to which every guest brings a dish. Nobody has to cook for everybody, and nobody
+needs a large kitchen; what one cannot bring another does. The host sets the table, counts who comes, and asks that
+not all of them bring salad. Some guests carry heavy pots, some only a loaf of bread, and a few arrive late. When one of
+them has to leave early, the others share what is left and the meal goes on. Children like such evenings most, because
+there are five kinds of cake and nobody counts the slices. The recipe is older than any cookbook: bring what you have,
+take what you need, and wash the dishes together before you go home."""
+
+
+@pytest.fixture(scope="module")
+def model(request, in_process):
+    """model(name, dtype) -> (path, oracle, pipeline), each loaded once."""
+    made = {}
+
+    def make(name, dtype=torch.float32):
+        path = request.getfixturevalue(f"{name}_path")
+        if (name, dtype) not in made:
+            # Two nodes, two rounds, the head on its own: 30 and 18 layers do not divide evenly.
+            layers = 30 if name == "smollm2" else 18
+            placement = in_process.spread(layers, 2 if dtype == torch.bfloat16 else 3, 2, head_alone=True)
+            made[name, dtype] = in_process.Pipeline(path, placement, dtype, tokens=1024)
+        return path, request.getfixturevalue(f"{name}_oracle"), made[name, dtype]
+
+    return make
+
+
+@cache
+def tokenizer_of(path):
+    return load_tokenizer(path)
 
 
 def prompts(path):
-    tokenizer = load_tokenizer(path)
-    return [tokenizer.encode_prompt(text) for text in TEXTS]
+    return [tokenizer_of(path).encode_prompt(text) for text in TEXTS]
 
 
-def test_smollm2_writes_what_transformers_writes(in_process, smollm2_path, smollm2_oracle):
-    [prompt, *_] = prompts(smollm2_path)
-    pipeline = in_process.Pipeline(smollm2_path, in_process.spread(30, 3, 2, head_alone=True), tokens=256)
-    [tokens] = pipeline.generate([in_process.Request(prompt)], 64)
-    assert smollm2_oracle.agrees(tokens, *smollm2_oracle.greedy(prompt, 64))
-
-
-def test_smollm2_eight_requests_together(in_process, smollm2_path, smollm2_oracle):
-    pipeline = in_process.Pipeline(smollm2_path, in_process.spread(30, 1), tokens=512)
-    requests = [in_process.Request(prompt) for prompt in prompts(smollm2_path)]
-    texts = pipeline.generate(requests, 24, chunk=5)
-    for request, tokens in zip(requests, texts, strict=True):
-        assert smollm2_oracle.agrees(tokens, *smollm2_oracle.greedy(request.prompt, 24))
-
-
-def test_gemma3_writes_what_transformers_writes(in_process, gemma3_path, gemma3_oracle):
-    prompt = prompts(gemma3_path)[1]
-    pipeline = in_process.Pipeline(gemma3_path, in_process.spread(len(read_spec(gemma3_path).layers), 2), tokens=256)
-    [tokens] = pipeline.generate([in_process.Request(prompt)], 32)
-    assert gemma3_oracle.agrees(tokens, *gemma3_oracle.greedy(prompt, 32))
-
-
-@pytest.mark.parametrize("model", ["smollm2", "gemma3"])
-def test_bfloat16_agrees_where_the_gap_is_wide(in_process, request, model):
-    """Fed the oracle's tokens one by one, it picks the same next token wherever the gap exceeds 0.25 nats."""
-    path = request.getfixturevalue(f"{model}_path")
-    oracle = request.getfixturevalue(f"{model}_oracle")
+@pytest.mark.parametrize(("name", "count"), [("smollm2", 64), ("gemma3", 32)])
+def test_a_model_writes_what_transformers_writes(in_process, model, name, count):
+    path, oracle, pipeline = model(name)
     prompt = prompts(path)[1]
-    wanted, gaps = oracle.greedy(prompt, 32)
-    pipeline = in_process.Pipeline(path, dtype=torch.bfloat16, tokens=256)
-    blocks = pipeline.blocks_for(len(prompt) + 32)
-    run = Run(0, 0, prompt, blocks, Outputs.LAST, in_process.GREEDY)
+    [tokens] = pipeline.generate([in_process.Request(prompt)], count)
+    assert oracle.agrees(prompt, tokens)
+
+
+def test_eight_requests_together(in_process, model):
+    path, oracle, pipeline = model("smollm2")
+    requests = [in_process.Request(prompt) for prompt in prompts(path)]
+    for request, tokens in zip(requests, pipeline.generate(requests, 24, chunk=5), strict=True):
+        assert oracle.agrees(request.prompt, tokens)
+
+
+@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+def test_bfloat16_agrees_where_the_gap_is_wide(in_process, model, name):
+    """Fed the same tokens one by one, it picks the same next token wherever the gap exceeds 0.25 nats."""
+    path, oracle, pipeline = model(name, torch.bfloat16)
+    prompt, text = (tokenizer_of(path).encode_prompt(part) for part in (PROSE[:57], PROSE[57:250]))
+    run = Run(0, 0, prompt, pipeline.blocks_for(len(prompt) + len(text)), Outputs.LAST, in_process.GREEDY)
     wide = 0
-    for position, (token, gap) in enumerate(zip(wanted, gaps, strict=True), len(prompt)):
+    for i, (wanted, gap) in enumerate(zip(*oracle.choices(prompt, text), strict=True)):
         drawn = pipeline.step([run])[0].token
-        assert drawn == token or gap <= 0.25
+        assert drawn == wanted or gap <= 0.25
         wide += gap > 0.25
-        run = replace(run, position=position, tokens=[token], blocks=[], sampling=None)
+        run = replace(run, position=len(prompt) + i, tokens=[text[i]], blocks=[], sampling=None)
     assert wide > 16
+    pipeline.forget([0])
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 5e-3)])
-def test_smollm2_perplexity(in_process, smollm2_path, smollm2_oracle, dtype, tolerance):
-    tokens = [token for prompt in prompts(smollm2_path) for token in prompt]
-    wanted = smollm2_oracle.logprobs(tokens)
+def test_perplexity(model, dtype, tolerance):
+    path, oracle, pipeline = model("smollm2", dtype)
+    tokens = tokenizer_of(path).encode_prompt(PROSE)
+    wanted = oracle.logprobs(tokens)
     expected = sum(float(wanted[i, token]) for i, token in enumerate(tokens[1:]))
-    pipeline = in_process.Pipeline(smollm2_path, dtype=dtype, tokens=256)
     found = sum(score.logprob for score in pipeline.scores(tokens, [48] * 9, 0))
     assert math.exp((expected - found) / (len(tokens) - 1)) == pytest.approx(1.0, abs=tolerance)

@@ -1,0 +1,92 @@
+"""From a plan to one message per worker. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from potluck.planner.fleet import NodeName
+from potluck.planner.plan import Plan, Stage
+from potluck.proto import cluster_pb2 as pb
+from potluck.proto.channel import PROTOCOL
+
+BLOCK_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """What all assignments of an epoch have in common.
+
+    Attributes:
+        spec: the packed model spec.
+        checkpoint, fingerprint: the model's path on the coordinator's machine, and its content's digest.
+        addresses: host:port of every worker of the fleet.
+        readers: nodes that may read the model from their own disk.
+        sources: nodes asked, in this order, for tensors by those that may not or cannot.
+        max_rows: most packed rows of a step.
+    """
+
+    epoch: int
+    spec: bytes
+    checkpoint: str
+    fingerprint: str
+    addresses: Mapping[NodeName, str]
+    readers: frozenset[NodeName]
+    sources: Sequence[NodeName]
+    max_rows: int
+
+
+def kv_blocks(plan: Plan) -> int:
+    """KV blocks every node of the plan keeps."""
+    return -(-plan.kv_tokens // BLOCK_SIZE)
+
+
+def assignments(plan: Plan, loading: Loading) -> dict[NodeName, pb.Assignment]:
+    """The assignment of every node of a plan whose stages have one node each."""
+    windows = _windows(plan.routes[0].stages)
+    return {node: _assignment(plan, loading, node, windows[node]) for node in plan.nodes}
+
+
+def _assignment(plan: Plan, loading: Loading, node: NodeName, windows: list[pb.Window]) -> pb.Assignment:
+    return pb.Assignment(
+        protocol=PROTOCOL,
+        epoch=loading.epoch,
+        spec=loading.spec,
+        checkpoint=loading.checkpoint,
+        fingerprint=loading.fingerprint,
+        dtype=plan.dtype,
+        windows=windows,
+        kv_blocks=kv_blocks(plan),
+        block_size=BLOCK_SIZE,
+        peers=[_peer(loading, other) for other in plan.nodes],
+        sources=[_peer(loading, source) for source in loading.sources if source != node],
+        checkpoint_allowed=node in loading.readers,
+        max_rows=loading.max_rows,
+    )
+
+
+def _peer(loading: Loading, node: NodeName) -> pb.Peer:
+    return pb.Peer(node=node, address=loading.addresses[node])
+
+
+def _windows(stages: Sequence[Stage]) -> dict[NodeName, list[pb.Window]]:
+    windows: dict[NodeName, list[pb.Window]] = {}
+    for number, stage in enumerate(stages):
+        following = stages[number + 1] if number + 1 < len(stages) else None
+        layers = stage.layers
+        windows.setdefault(stage.node, []).append(
+            pb.Window(
+                stage=number,
+                embedding=stage.has_embedding,
+                first_layer=layers.start,
+                end_layer=layers.stop,
+                head=stage.has_head,
+                next_node=following.node if following else "",
+                next_wants_sampled=following is not None and _head_only(following),
+            )
+        )
+    return windows
+
+
+def _head_only(stage: Stage) -> bool:
+    return stage.has_head and not stage.layers and not stage.has_embedding

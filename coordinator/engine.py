@@ -1,0 +1,159 @@
+"""The serving engine: keeps the API's streams while epochs come and go beneath it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+from potluck.coordinator.driver import Driver
+from potluck.coordinator.generation import (
+    Drawn,
+    EngineStatus,
+    Generation,
+    GenerationError,
+    NodeStatus,
+    TokenStream,
+)
+from potluck.coordinator.metrics import Metrics
+from potluck.coordinator.scheduler.scheduler import Delivery, NeverFits, QueueFull
+from potluck.coordinator.streams import Stream
+from potluck.coordinator.watch import RequestWatch, StepWatch
+from potluck.proto.step import Result
+
+_RETRY_SECONDS = 5
+
+
+class ServingEngine:
+    """Implements `Engine`. Requests come from the event loop; results from the links' threads."""
+
+    def __init__(self, model: str, context: int, metrics: Metrics) -> None:
+        self.model = model
+        self.context = context
+        self.steps = StepWatch()
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._driver: Driver | None = None
+        self._reason, self._retry_after = "the model is loading", _RETRY_SECONDS
+        self._streams: dict[int, Stream] = {}
+        self._watches: dict[int, RequestWatch] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._dead: list[str] = []
+
+    def attach(self, driver: Driver) -> None:
+        """Serve with this epoch from now on."""
+        with self._lock:
+            self._driver, self._reason = driver, ""
+
+    def detach(self, reason: str, retry_after: int = _RETRY_SECONDS, running: str = "") -> Driver | None:
+        """Stop serving: running requests end with `running` (or the reason), new ones are refused with the reason."""
+        with self._lock:
+            driver, self._driver = self._driver, None
+            self._reason, self._retry_after = reason, retry_after
+            streams, self._streams = self._streams, {}
+            watches, self._watches = self._watches, {}
+        for watch in watches.values():
+            watch.end("error")
+        error = GenerationError(running or reason, 503, retry_after)
+        self._on_loop([(stream, error) for stream in streams.values()])
+        return driver
+
+    def mark_dead(self, nodes: Sequence[str]) -> None:
+        """Nodes that are shown as lost until the next plan without them serves."""
+        self._dead = list(nodes)
+
+    def submit(self, generations: Sequence[Generation]) -> list[TokenStream]:
+        """Queue the choices of one request; choices with equal prompts share the prompt's KV.
+
+        Raises:
+            GenerationError: 400 where the prompt can never fit, 429 where the queue is full, 503 where no plan is
+                in force (with `retry_after`).
+        """
+        self._loop = asyncio.get_running_loop()
+        driver = self._driver
+        if driver is None:
+            raise GenerationError(self._reason, 503, self._retry_after)
+        streams: list[Stream] = []
+
+        def register(numbers: list[int]) -> None:
+            for number, generation in zip(numbers, generations, strict=True):
+                streams.append(Stream(number, self._cancel))
+                self._streams[number] = streams[-1]
+                self._watches[number] = RequestWatch(self._metrics, len(generation.prompt))
+
+        try:
+            driver.submit(generations, register)
+        except NeverFits as error:
+            raise GenerationError(str(error), 400) from None
+        except QueueFull as error:
+            raise GenerationError(str(error), 429, _RETRY_SECONDS) from None
+        if self._driver is not driver:
+            # The epoch ended in between: its streams were taken before these were there.
+            self._end_late(streams)
+        return list(streams)
+
+    def status(self) -> EngineStatus:
+        """A consistent look; cheap enough for every second."""
+        driver = self._driver
+        running, waiting, kv_used = driver.load if driver else (0, 0, 0.0)
+        self._metrics.set_load(running, waiting, kv_used)
+        rate, nodes = self.steps.look(time.monotonic())
+        dead = [NodeStatus(node, False, 0.0, 0.0, 0.0) for node in self._dead if node not in {n.node for n in nodes}]
+        alive = [NodeStatus(n.node, n.node not in self._dead, n.compute, n.wait, n.transfer) for n in nodes]
+        return EngineStatus(driver is not None, self._reason, running, waiting, kv_used, rate, [*alive, *dead])
+
+    def link_counts(self) -> Mapping[tuple[str, str], tuple[int, int, int]]:
+        """(source, target) -> frames, payload bytes, header bytes since the start."""
+        return self.steps.link_counts()
+
+    def delivered(self, deliveries: Sequence[Delivery]) -> None:
+        """Hand out what a step gave; one wake-up of the event loop for all of it."""
+        handed: list[tuple[Stream, Drawn | GenerationError]] = []
+        for delivery in deliveries:
+            stream, watch = self._streams.get(delivery.sequence), self._watches.get(delivery.sequence)
+            if stream is None or watch is None:
+                continue
+            over = bool(delivery.failure or delivery.drawn.finish)
+            if over:
+                self._streams.pop(delivery.sequence, None)
+                self._watches.pop(delivery.sequence, None)
+            watch.delivered(delivery)
+            handed.append((stream, GenerationError(delivery.failure, 500) if delivery.failure else delivery.drawn))
+        self._on_loop(handed)
+
+    def stepped(self, result: Result, elapsed: float) -> None:
+        """Take note of where a step's time went."""
+        self.steps.stepped(result, elapsed)
+        busy = 0.0
+        for stage in result.times:
+            busy += stage.compute + stage.wait
+            self._metrics.add_stage(stage.node, stage.stage, stage.compute, stage.wait)
+        self._metrics.add_transfer(max(0.0, elapsed - busy))
+
+    def _cancel(self, number: int) -> None:
+        driver, watch = self._driver, self._watches.pop(number, None)
+        if self._streams.pop(number, None) is not None and driver is not None:
+            driver.cancel(number)
+        if watch is not None:
+            watch.end("cancelled")
+
+    def _end_late(self, streams: Sequence[Stream]) -> None:
+        error = GenerationError(self._reason or "the plan changed; send the request again", 503, self._retry_after)
+        for stream in streams:
+            if self._streams.pop(stream.number, None) is not None:
+                stream.push(error)
+
+    def _on_loop(self, handed: Sequence[tuple[Stream, Drawn | GenerationError]]) -> None:
+        if not handed or self._loop is None or self._loop.is_closed():
+            return
+        try:
+            self._loop.call_soon_threadsafe(_push_all, handed)
+        except RuntimeError:
+            # The event loop closed meanwhile: nobody reads these streams any more.
+            return
+
+
+def _push_all(handed: Sequence[tuple[Stream, Drawn | GenerationError]]) -> None:
+    for stream, item in handed:
+        stream.push(item)

@@ -1,0 +1,103 @@
+"""Prometheus metrics of serving. Names carry their units; all live in a registry of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_FIRST = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
+_EACH = (0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+_WHOLE = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Metrics:
+    """Everything /metrics shows about requests, the queue, the stages and the links.
+
+    `refreshers` are called before each rendering, to bring gauges up to date.
+    """
+
+    def __init__(self) -> None:
+        self.refreshers: list[Callable[[], None]] = []
+        registry = self.registry = CollectorRegistry()
+        self._first = Histogram(
+            "potluck_time_to_first_token_seconds",
+            "From submission to the first token",
+            buckets=_FIRST,
+            registry=registry,
+        )
+        self._each = Histogram(
+            "potluck_time_per_output_token_seconds",
+            "Between two tokens of a sequence",
+            buckets=_EACH,
+            registry=registry,
+        )
+        self._whole = Histogram(
+            "potluck_sequence_seconds", "From submission to the end of a sequence", buckets=_WHOLE, registry=registry
+        )
+        self._prompt = Counter("potluck_prompt_tokens", "Prompt tokens processed", registry=registry)
+        self._generated = Counter("potluck_generation_tokens", "Tokens drawn", registry=registry)
+        self._ends = Counter("potluck_sequences", "Ended sequences (choices)", ["outcome"], registry=registry)
+        self._running = Gauge("potluck_sequences_running", "Sequences being generated", registry=registry)
+        self._waiting = Gauge("potluck_sequences_waiting", "Sequences waiting for KV", registry=registry)
+        self._kv = Gauge("potluck_kv_cache_used_ratio", "Fraction of the KV blocks that hold tokens", registry=registry)
+        self._stage = Counter(
+            "potluck_stage_seconds",
+            "What stages spent on steps: computing, or waiting for the node's other work",
+            ["node", "stage", "kind"],
+            registry=registry,
+        )
+        self._transfer = Counter(
+            "potluck_transfer_seconds",
+            "Time of steps that no stage computed or waited: links and coordinator",
+            registry=registry,
+        )
+        self._links = {
+            kind: Gauge(f"potluck_link_{kind}", f"Sent over a link: {kind}", ["source", "target"], registry=registry)
+            for kind in ("frames", "payload_bytes", "header_bytes")
+        }
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        for refresh in self.refreshers:
+            refresh()
+        return generate_latest(self.registry)
+
+    def observe_first_token(self, seconds: float) -> None:
+        """A sequence got its first token."""
+        self._first.observe(seconds)
+
+    def observe_token(self, seconds: float) -> None:
+        """A sequence got its next token, so long after the one before."""
+        self._each.observe(seconds)
+
+    def observe_end(self, outcome: str, seconds: float) -> None:
+        """A sequence ended: ok, cancelled or error."""
+        self._ends.labels(outcome).inc()
+        self._whole.observe(seconds)
+
+    def add_tokens(self, prompt: int, generated: int) -> None:
+        """Tokens processed and drawn."""
+        self._prompt.inc(prompt)
+        self._generated.inc(generated)
+
+    def add_stage(self, node: str, stage: int, compute: float, wait: float) -> None:
+        """What a stage spent on one step, in seconds."""
+        self._stage.labels(node, str(stage), "compute").inc(compute)
+        self._stage.labels(node, str(stage), "wait").inc(wait)
+
+    def add_transfer(self, seconds: float) -> None:
+        """The part of a step's time that no stage accounts for."""
+        self._transfer.inc(seconds)
+
+    def set_load(self, running: int, waiting: int, kv_used: float) -> None:
+        """The queue as it is now."""
+        self._running.set(running)
+        self._waiting.set(waiting)
+        self._kv.set(kv_used)
+
+    def set_links(self, counts: Mapping[tuple[str, str], tuple[int, int, int]]) -> None:
+        """(source, target) -> frames, payload bytes, header bytes since the start."""
+        for (source, target), values in counts.items():
+            for kind, value in zip(("frames", "payload_bytes", "header_bytes"), values, strict=True):
+                self._links[kind].labels(source, target).set(value)

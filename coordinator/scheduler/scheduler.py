@@ -1,0 +1,270 @@
+"""Continuous batching: which runs go into the next step, and what a result means. Pure.
+
+Decodes go first, then prefill chunks fill what is left of the row budget. As many steps are in flight as the route has
+nodes; decodes spread evenly over them, so that no stage idles while others work.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+
+from potluck.coordinator.generation import Drawn, Finish, Generation
+from potluck.coordinator.scheduler.blocks import BlockPool
+from potluck.coordinator.scheduler.sequence import Sequence
+from potluck.proto.step import Outcome, Outputs, Result, Run, Step
+
+_SMALLEST_CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds the scheduler.
+
+    Attributes:
+        kv_blocks, block_size: the KV of every node of the route; tokens per block.
+        context: longest sequence, in tokens.
+        max_rows: most packed rows of a step.
+        depth: most steps in flight.
+        max_waiting: most sequences in the queue.
+    """
+
+    kv_blocks: int
+    block_size: int
+    context: int
+    max_rows: int
+    depth: int
+    max_waiting: int = 4096
+
+
+class QueueFull(Exception):
+    """Too many sequences wait already."""
+
+
+class NeverFits(Exception):
+    """The sequence could not run even alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a result gave one sequence: a drawn token or an end, or the reason why it cannot go on."""
+
+    sequence: int
+    drawn: Drawn
+    failure: str = ""
+
+
+class Scheduler:
+    """Sequences of one deployment epoch. Call from one thread at a time."""
+
+    def __init__(self, limits: Limits, first_number: int = 1) -> None:
+        """`first_number` of a sequence; a new epoch continues the numbers of the one before."""
+        self._limits = limits
+        self._pool = BlockPool(limits.kv_blocks)
+        self._waiting: deque[Sequence] = deque()
+        self._running: dict[int, Sequence] = {}
+        self._all: dict[int, Sequence] = {}
+        self._flying: dict[int, list[tuple[Sequence, Run]]] = {}
+        self._drops: list[int] = []
+        self._next_sequence, self._next_step = first_number, 1
+
+    @property
+    def next_number(self) -> int:
+        """The number the next sequence will get."""
+        return self._next_sequence
+
+    @property
+    def running(self) -> int:
+        """Admitted sequences."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences not admitted yet."""
+        return len(self._all) - len(self._running)
+
+    @property
+    def kv_used(self) -> float:
+        """Fraction of the KV blocks that hold tokens."""
+        return self._pool.used / self._pool.total
+
+    @property
+    def steps_in_flight(self) -> int:
+        """Steps sent and not answered."""
+        return len(self._flying)
+
+    def sequences(self) -> list[int]:
+        """Numbers of all sequences that have not ended."""
+        return list(self._all)
+
+    def submit(self, generations: Many[Generation]) -> list[int]:
+        """Queue the choices of one request; those with equal prompts share the prompt's full KV blocks.
+
+        Raises:
+            NeverFits: one of them exceeds the context or all of the KV.
+            QueueFull: too many wait already.
+        """
+        for generation in generations:
+            self._check(generation)
+        if self.waiting + len(generations) > self._limits.max_waiting:
+            raise QueueFull(f"{self.waiting} requests wait already; try again later")
+        leaders: dict[tuple[int, ...], Sequence] = {}
+        numbers = []
+        for generation in generations:
+            sequence = Sequence(self._next_sequence, generation, list(generation.prompt))
+            self._next_sequence += 1
+            self._all[sequence.number] = sequence
+            numbers.append(sequence.number)
+            leader = None if generation.score_prompt else leaders.setdefault(generation.prompt, sequence)
+            (self._waiting if leader in (None, sequence) else leader.followers).append(sequence)
+        return numbers
+
+    def cancel(self, number: int) -> None:
+        """Forget a sequence: at once, or when the steps that carry it are back. Unknown numbers are ignored."""
+        sequence = self._all.get(number)
+        if sequence is None or sequence.cancelled:
+            return
+        sequence.cancelled = True
+        if sequence.flying == 0:
+            self._end(sequence)
+
+    def next_step(self) -> Step | None:
+        """The next step to send, or None while there is nothing to do or enough is in flight."""
+        if len(self._flying) >= self._limits.depth:
+            return None
+        self._admit()
+        packed = list(self._pack())
+        if not packed and not self._drops:
+            return None
+        number, drops = self._next_step, self._drops
+        self._next_step, self._drops = number + 1, []
+        self._flying[number] = packed
+        return Step(number, [run for _, run in packed], drops)
+
+    def apply(self, result: Result) -> list[Delivery]:
+        """Take the answer to a step.
+
+        Raises:
+            KeyError: no such step is in flight.
+        """
+        outcomes = {outcome.sequence: outcome for outcome in result.outcomes}
+        deliveries: list[Delivery] = []
+        for sequence, run in self._flying.pop(result.number):
+            sequence.flying -= 1
+            if not sequence.cancelled:
+                deliveries += self._advance(sequence, run, outcomes.get(sequence.number))
+            elif sequence.flying == 0:
+                self._end(sequence)
+        return deliveries
+
+    def _check(self, generation: Generation) -> None:
+        sequence = Sequence(0, generation, list(generation.prompt))
+        longest = sequence.prompt_length + generation.max_tokens
+        if longest > self._limits.context:
+            raise NeverFits(f"prompt and max_tokens make {longest} tokens; the context is {self._limits.context}")
+        if sequence.blocks_needed(self._limits.block_size) > self._limits.kv_blocks:
+            room = self._limits.kv_blocks * self._limits.block_size
+            raise NeverFits(f"prompt and max_tokens make {longest} tokens; the KV of this fleet holds {room}")
+
+    def _admit(self) -> None:
+        while self._waiting:
+            sequence = self._waiting[0]
+            need = sequence.blocks_needed(self._limits.block_size) - len(sequence.blocks)
+            if not self._pool.promise(need):
+                return
+            sequence.promised = need
+            self._running[sequence.number] = self._waiting.popleft()
+
+    def _pack(self) -> Iterator[tuple[Sequence, Run]]:
+        """Runs of the next step, least recently served first: who is packed moves to the end of the line."""
+        limits, line = self._limits, list(self._running.values())
+        decodes = [sequence for sequence in line if sequence.ready and not sequence.prefilling]
+        quota = -(-len(line) // limits.depth)
+        rows = limits.max_rows
+        for sequence in decodes[: min(quota, rows)]:
+            yield self._fly(sequence, 1)
+            rows -= 1
+        chunk = limits.max_rows if limits.depth == 1 else max(_SMALLEST_CHUNK, -(-limits.max_rows // limits.depth))
+        rows = min(rows, chunk)
+        for sequence in line:
+            if rows and sequence.ready and sequence.prefilling:
+                count = min(rows, sequence.prompt_length - sequence.computed)
+                yield self._fly(sequence, count)
+                rows -= count
+
+    def _fly(self, sequence: Sequence, rows: int) -> tuple[Sequence, Run]:
+        wanted = -(-(sequence.computed + rows) // self._limits.block_size)
+        blocks = [self._pool.take() for _ in range(wanted - len(sequence.blocks))]
+        # The first run of a sequence that starts on shared blocks names these too.
+        given = blocks if sequence.known else [*sequence.blocks, *blocks]
+        sequence.promised -= len(blocks)
+        sequence.blocks += blocks
+        sequence.flying += 1
+        if not sequence.prefilling:
+            self._running[sequence.number] = self._running.pop(sequence.number)
+        return sequence, sequence.run(rows, given)
+
+    def _advance(self, sequence: Sequence, run: Run, outcome: Outcome | None) -> Iterator[Delivery]:
+        if run.outputs == Outputs.NONE:
+            return
+        if outcome is None or outcome.error:
+            reason = outcome.error if outcome else "the node with the output head gave no answer for this request"
+            sequence.cancelled = True
+            if sequence.flying == 0:
+                self._end(sequence)
+            yield Delivery(sequence.number, Drawn(), reason)
+            return
+        sequence.scores += outcome.prompt
+        if run.position + len(run.tokens) < sequence.prompt_length:
+            return
+        if sequence.followers:
+            self._release_followers(sequence)
+        yield self._deliver(sequence, outcome)
+
+    def _deliver(self, sequence: Sequence, outcome: Outcome) -> Delivery:
+        scores, sequence.scores = sequence.scores, []
+        if sequence.generation.max_tokens == 0:
+            self._end(sequence)
+            return Delivery(sequence.number, Drawn(prompt=scores, finish="length"))
+        sequence.tokens.append(outcome.token)
+        finish = self._finish(sequence, outcome.token)
+        if finish:
+            self._end(sequence)
+        return Delivery(sequence.number, Drawn(outcome.token, outcome.score, scores, finish))
+
+    def _finish(self, sequence: Sequence, token: int) -> Finish | None:
+        if token in sequence.generation.end_ids:
+            return "stop"
+        return "length" if sequence.drawn >= sequence.generation.max_tokens else None
+
+    def _release_followers(self, leader: Sequence) -> None:
+        """The prompt is in KV: its other choices start on the full blocks, and compute only the last part anew."""
+        full = (leader.prompt_length - 1) // self._limits.block_size
+        followers = [follower for follower in leader.followers if not follower.cancelled]
+        leader.followers = []
+        for follower in followers:
+            follower.blocks = leader.blocks[:full]
+            self._pool.share(follower.blocks)
+            follower.computed = follower.started = full * self._limits.block_size
+        self._waiting.extendleft(reversed(followers))
+
+    def _end(self, sequence: Sequence) -> None:
+        del self._all[sequence.number]
+        if self._running.pop(sequence.number, None) is None and sequence in self._waiting:
+            self._waiting.remove(sequence)
+        if sequence.known:
+            self._drops.append(sequence.number)
+        self._pool.unpromise(sequence.promised)
+        self._pool.release(sequence.blocks)
+        sequence.promised, sequence.blocks = 0, []
+        self._promote_follower(sequence)
+
+    def _promote_follower(self, leader: Sequence) -> None:
+        """The prompt was not computed to its end: the next choice leads the others."""
+        alive = [follower for follower in leader.followers if not follower.cancelled]
+        leader.followers = []
+        if alive:
+            alive[0].followers = alive[1:]
+            self._waiting.appendleft(alive[0])

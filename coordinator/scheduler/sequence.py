@@ -1,0 +1,81 @@
+"""One sequence as the scheduler sees it: a choice of a request on its way from prompt to end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from potluck.coordinator.generation import Generation
+from potluck.proto.step import Outputs, Run, TokenScore
+
+
+@dataclass(slots=True)
+class Sequence:
+    """State of one sequence.
+
+    Attributes:
+        tokens: prompt and drawn tokens.
+        computed: positions whose KV exists or is on its way.
+        flying: steps in flight that carry a run of it. Prefill chunks may follow each other before the first has
+            returned, since every stage takes steps in order; a decode waits for the token it feeds.
+        promised: blocks set aside for it and not taken yet.
+        followers: choices with the same prompt, that start on this one's full prompt blocks.
+        started: where its own first run begins; the tokens before lie in shared blocks.
+    """
+
+    number: int
+    generation: Generation
+    tokens: list[int]
+    blocks: list[int] = field(default_factory=list)
+    computed: int = 0
+    started: int = 0
+    flying: int = 0
+    promised: int = 0
+    known: bool = False
+    cancelled: bool = False
+    followers: list[Sequence] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.generation.prompt)
+
+    @property
+    def drawn(self) -> int:
+        """Tokens drawn so far."""
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether prompt tokens are still to be sent."""
+        return self.computed < self.prompt_length
+
+    @property
+    def ready(self) -> bool:
+        """Whether a run of it can go into the next step."""
+        return not self.cancelled and (self.prefilling or (self.flying == 0 and self.computed < len(self.tokens)))
+
+    def blocks_needed(self, block_size: int) -> int:
+        """Blocks for the prompt and all tokens it may draw; the last one drawn is never fed back."""
+        positions = self.prompt_length + max(0, self.generation.max_tokens - 1)
+        return -(-positions // block_size)
+
+    def run(self, rows: int, blocks: list[int]) -> Run:
+        """The run of its next `rows` tokens; moves `computed` past them."""
+        start, end = self.computed, self.computed + rows
+        first, self.known, self.computed = not self.known, True, end
+        return Run(
+            self.number,
+            start,
+            self.tokens[start:end],
+            blocks,
+            self._outputs(start, end),
+            self.generation.sampling if first else None,
+            self.tokens[:start] if first else [],
+            self.tokens[end] if end < self.prompt_length else -1,
+        )
+
+    def _outputs(self, start: int, end: int) -> Outputs:
+        if self.generation.score_prompt and start < self.prompt_length:
+            return Outputs.ALL
+        return Outputs.LAST if end >= self.prompt_length else Outputs.NONE

@@ -1,0 +1,109 @@
+"""What is measured while serving: per request for the metrics, per step for the status line."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from potluck.coordinator.generation import NodeStatus
+from potluck.coordinator.metrics import Metrics
+from potluck.coordinator.scheduler.scheduler import Delivery
+from potluck.proto import cluster_pb2 as pb
+from potluck.proto.step import Result
+
+
+class RequestWatch:
+    """Times of one sequence: to the first token, between tokens, to the end."""
+
+    def __init__(self, metrics: Metrics, prompt_tokens: int) -> None:
+        self._metrics = metrics
+        self._prompt = prompt_tokens
+        self._started = self._last = time.monotonic()
+        self._drawn = 0
+
+    def delivered(self, delivery: Delivery) -> None:
+        """A token, the end, or a failure came."""
+        now = time.monotonic()
+        if delivery.drawn.token is not None:
+            if self._drawn == 0:
+                self._metrics.add_tokens(self._prompt, 0)
+                self._metrics.observe_first_token(now - self._started)
+            else:
+                self._metrics.observe_token(now - self._last)
+            self._drawn, self._last = self._drawn + 1, now
+            self._metrics.add_tokens(0, 1)
+        if delivery.failure or delivery.drawn.finish:
+            self.end("error" if delivery.failure else "ok")
+
+    def end(self, outcome: str) -> None:
+        """The sequence is over."""
+        self._metrics.observe_end(outcome, time.monotonic() - self._started)
+
+
+@dataclass(slots=True)
+class _NodeSeconds:
+    compute: float = 0.0
+    wait: float = 0.0
+    transfer: float = 0.0
+
+
+class StepWatch:
+    """Sums of what the nodes did, and rates since the last look."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._nodes: dict[str, _NodeSeconds] = {}
+        self._seen: dict[str, _NodeSeconds] = {}
+        self._links: dict[tuple[str, str], tuple[int, int, int]] = {}
+        self._tokens = self._seen_tokens = 0
+        self._looked = time.monotonic()
+        self._last: tuple[float, list[NodeStatus]] = (0.0, [])
+
+    def stepped(self, result: Result, elapsed: float) -> None:
+        """A step came back after `elapsed` seconds."""
+        with self._lock:
+            self._tokens += sum(outcome.token >= 0 for outcome in result.outcomes)
+            for stage in result.times:
+                node = self._nodes.setdefault(stage.node, _NodeSeconds())
+                node.compute += stage.compute
+                node.wait += stage.wait
+
+    def node_reported(self, status: pb.StatusReply) -> None:
+        """A worker told its counts: seconds its links were busy, and what went over them."""
+        with self._lock:
+            self._nodes.setdefault(status.node, _NodeSeconds()).transfer = status.transfer_seconds
+            for link in status.links:
+                self._links[status.node, link.node] = (link.frames, link.payload_bytes, link.header_bytes)
+
+    def engine_reported(self, engine: str, counts: Mapping[str, tuple[int, int, int]]) -> None:
+        """What the engine itself sent to the workers."""
+        with self._lock:
+            for node, count in counts.items():
+                self._links[f"{engine} (engine)", node] = count
+
+    def link_counts(self) -> dict[tuple[str, str], tuple[int, int, int]]:
+        """(source, target) -> frames, payload bytes, header bytes."""
+        with self._lock:
+            return dict(self._links)
+
+    def look(self, now: float) -> tuple[float, list[NodeStatus]]:
+        """Tokens per second and what fraction of the time each node spent how, since the look before.
+
+        Looks less than half a second apart see the same.
+        """
+        with self._lock:
+            span = now - self._looked
+            if span < 0.5:
+                return self._last
+            statuses = []
+            for name, sums in self._nodes.items():
+                before = self._seen.get(name, _NodeSeconds())
+                compute = min(1.0, (sums.compute - before.compute) / span)
+                transfer = min(1.0 - compute, max(0.0, sums.transfer - before.transfer) / span)
+                statuses.append(NodeStatus(name, True, compute, max(0.0, 1.0 - compute - transfer), transfer))
+                self._seen[name] = _NodeSeconds(sums.compute, sums.wait, sums.transfer)
+            self._last = ((self._tokens - self._seen_tokens) / span, statuses)
+            self._seen_tokens, self._looked = self._tokens, now
+            return self._last

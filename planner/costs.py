@@ -1,0 +1,113 @@
+"""What a part of a model costs: bytes held, bytes moved, operations, seconds on a device.
+
+The seconds are a roofline: a device streams a part's weights (and the KV attended to) once per step and multiplies
+them with every row, and the slower of the two is what it takes,
+
+    seconds = max(bytes / memory_bandwidth, operations / flops)
+
+PRIMA.CPP (arXiv 2504.08791, appendix A.3) has the same two terms, f / s for operations and b' / T for bytes with
+b' = b + 2 (h_k e_k + h_v e_v) n_kv, and adds them; they overlap on the devices here, so the larger one is taken.
+Decoding one sequence is bound by bytes nearly everywhere, a prompt by operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+
+from potluck.models.roles import NORMS, TensorKey, keys_of, shape_of
+from potluck.models.spec import ModelSpec, Part, PartKind
+from potluck.planner.fleet import Device
+
+ITEMSIZE = {"float32": 4, "bfloat16": 2}
+_NORM_ITEMSIZE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One step as the cost model sees it: packed rows of one sequence.
+
+    Attributes:
+        rows: tokens computed.
+        sampled: rows that go to the head.
+        context: positions each row attends to, itself included.
+    """
+
+    rows: int
+    sampled: int
+    context: int
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of one number of a compute type.
+
+    Raises:
+        ValueError: the type is not one that Potluck computes in.
+    """
+    if dtype not in ITEMSIZE:
+        raise ValueError(f"dtype {dtype!r} is not known; use {' or '.join(ITEMSIZE)}")
+    return ITEMSIZE[dtype]
+
+
+def tensor_bytes(spec: ModelSpec, key: TensorKey, dtype: str) -> int:
+    """Bytes of one tensor in memory; norms are kept in float32 whatever the compute type."""
+    return prod(shape_of(spec, key.role)) * (_NORM_ITEMSIZE if key.role in NORMS else itemsize(dtype))
+
+
+def weight_bytes(spec: ModelSpec, parts: Iterable[Part], dtype: str) -> int:
+    """Bytes of the weights of some parts on one node; a tied embedding and head together cost once."""
+    keys = {key for part in parts for key in keys_of(spec, part)}
+    return sum(tensor_bytes(spec, key, dtype) for key in keys)
+
+
+def kv_bytes_per_token(spec: ModelSpec, dtype: str) -> int:
+    """Bytes of KV per token and layer."""
+    return spec.kv_width() * itemsize(dtype)
+
+
+def layer_parts(layers: Iterable[int]) -> tuple[Part, ...]:
+    """The parts of whole layers, in the order a token visits them."""
+    return tuple(Part(kind, layer) for layer in layers for kind in (PartKind.ATTENTION, PartKind.FFN))
+
+
+def flops(spec: ModelSpec, part: Part, work: Pass) -> float:
+    """Floating-point operations of a part in one step: 2 per weight and row, and attention over the context."""
+    match part.kind:
+        case PartKind.EMBEDDING:
+            return 0.0
+        case PartKind.HEAD:
+            return 2.0 * spec.vocab * spec.hidden * work.sampled
+        case PartKind.FFN:
+            return 2.0 * 3 * spec.hidden * spec.ffn * work.rows
+        case PartKind.ATTENTION:
+            query = spec.heads * spec.head_dim
+            matrices = 2.0 * spec.hidden * (2 * query + spec.kv_width())
+            return (matrices + 4.0 * query * _attended(spec, part, work)) * work.rows
+
+
+def bytes_moved(spec: ModelSpec, part: Part, dtype: str, work: Pass) -> float:
+    """Bytes a device streams for a part in one step: its weights once, the KV attended to; of the embedding a row each.
+
+    A head with nothing to sample streams nothing.
+    """
+    if part.kind is PartKind.EMBEDDING:
+        return float(work.rows * spec.hidden * itemsize(dtype))
+    if part.kind is PartKind.HEAD and not work.sampled:
+        return 0.0
+    kv = _attended(spec, part, work) * kv_bytes_per_token(spec, dtype) if part.kind is PartKind.ATTENTION else 0
+    return float(weight_bytes(spec, [part], dtype) + kv)
+
+
+def seconds(spec: ModelSpec, parts: Iterable[Part], work: Pass, compute: tuple[Device, str]) -> float:
+    """Seconds that parts take on a device in a compute type: the sum of their rooflines."""
+    device, dtype = compute
+    return sum(
+        max(bytes_moved(spec, part, dtype, work) / device.memory_bandwidth, flops(spec, part, work) / device.flops)
+        for part in parts
+    )
+
+
+def _attended(spec: ModelSpec, part: Part, work: Pass) -> int:
+    window = spec.layers[part.layer].window if part.layer is not None else None
+    return work.context if window is None else min(window, work.context)

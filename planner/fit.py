@@ -1,0 +1,48 @@
+"""Says in one line why a model does not fit, and what would help."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from potluck.planner.fleet import Node
+from potluck.planner.memory import NODE_OVERHEAD
+from potluck.planner.offers import Request
+
+
+class DoesNotFit(Exception):
+    """The nodes cannot hold the model with its KV; one line with the need, what each node has and the remedy."""
+
+
+def size_text(count: float) -> str:
+    """Bytes in binary units, for messages: 1536 -> 1.5 KiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def refusal(nodes: Sequence[Node], request: Request) -> DoesNotFit:
+    """The error for nodes that cannot hold a model."""
+    spec, goal = request.spec, request.goal
+    name = goal.model or spec.name
+    if not nodes:
+        return DoesNotFit(f"model {name!r}: every node is excluded; leave at least one")
+    for node in nodes:
+        if node.name in goal.pinned and request.offer(node, ends=False).room < 1:
+            return DoesNotFit(
+                f"node {node.name!r} is pinned, but its {size_text(node.device.memory)} hold no layer of {name!r} "
+                f"({size_text(request.layer_bytes)} with KV, and {size_text(NODE_OVERHEAD)} for the worker); unpin it"
+            )
+    need = request.ends_bytes + len(spec.layers) * request.layer_bytes
+    has = ", ".join(f"{node.name} {size_text(node.device.memory)}" for node in nodes)
+    return DoesNotFit(
+        f"model {name!r} in {goal.dtype} with KV for {goal.kv_tokens} tokens needs {size_text(need)}, of which "
+        f"{size_text(request.ends_bytes)} (embedding and head) on one node, and {size_text(NODE_OVERHEAD)} more per "
+        f"node; there is: {has}; {_remedy(request)}"
+    )
+
+
+def _remedy(request: Request) -> str:
+    smaller = "use bfloat16, " if request.goal.dtype == "float32" else ""
+    return f"{smaller}keep KV for fewer tokens, or add a node"

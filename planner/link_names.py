@@ -1,0 +1,30 @@
+"""How a fleet file names links: `a - b` is both directions, `a -> b` one."""
+
+from __future__ import annotations
+
+import re
+
+from potluck.planner.fields import FieldError, shown
+from potluck.planner.fleet import NodeName
+
+_ENDS = re.compile(r"\s*(\S+)\s+(->|-)\s+(\S+)\s*")
+
+
+def link_ends(name: str) -> list[tuple[NodeName, NodeName]]:
+    """The directions that a link's name stands for.
+
+    Raises:
+        FieldError: it names no two different nodes.
+    """
+    match = _ENDS.fullmatch(name)
+    if match is None:
+        raise FieldError(f"link {shown(name)}: write 'default', 'a - b' (both directions) or 'a -> b', with the spaces")
+    source, arrow, target = NodeName(match[1]), match[2], NodeName(match[3])
+    if source == target:
+        raise FieldError(f"link {shown(name)}: a node needs no link to itself")
+    return [(source, target)] if arrow == "->" else [(source, target), (target, source)]
+
+
+def link_name(source: NodeName, target: NodeName, both: bool) -> str:
+    """The name of a link, as `link_ends` reads it."""
+    return f"{source} {'-' if both else '->'} {target}"

@@ -1,0 +1,91 @@
+"""What each node could bring: how long it takes for a layer, and how many layers its memory holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from potluck.models.spec import ModelSpec, Part, PartKind
+from potluck.planner.costs import Pass, kv_bytes_per_token, layer_parts, seconds, weight_bytes
+from potluck.planner.fleet import Node, NodeName
+from potluck.planner.goal import Goal
+from potluck.planner.memory import NODE_OVERHEAD
+
+ENDS = (Part(PartKind.EMBEDDING), Part(PartKind.HEAD))
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One node's offer.
+
+    Attributes:
+        layer_seconds: for one layer and one decoded token.
+        ends_seconds: for the embedding and the head, on the node that has them, else 0.
+        room: layers that fit its memory beside what it has already; negative where the ends alone do not fit.
+    """
+
+    node: NodeName
+    layer_seconds: float
+    ends_seconds: float
+    room: int
+
+    def busy(self, layers: int) -> float:
+        """Seconds per token with this many layers."""
+        return self.ends_seconds + layers * self.layer_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A model and a goal: what every offer is made for."""
+
+    spec: ModelSpec
+    goal: Goal
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of one layer with its KV. All layers of the supported families weigh the same."""
+        spec, goal = self.spec, self.goal
+        kv = goal.kv_tokens * kv_bytes_per_token(spec, goal.dtype)
+        return weight_bytes(spec, layer_parts([0]), goal.dtype) + kv
+
+    @property
+    def ends_bytes(self) -> int:
+        """Bytes of embedding and head on one node; tied ones cost once."""
+        return weight_bytes(self.spec, ENDS, self.goal.dtype)
+
+    def offer(self, node: Node, ends: bool) -> Offer:
+        """What a node could bring, with or without the embedding and the head."""
+        work, compute = Pass(1, 1, self.goal.context), (node.device, self.goal.dtype)
+        layers = layer_parts(range(len(self.spec.layers)))
+        free = node.device.memory - NODE_OVERHEAD - (self.ends_bytes if ends else 0)
+        return Offer(
+            node=node.name,
+            layer_seconds=seconds(self.spec, layers, work, compute) / len(self.spec.layers),
+            ends_seconds=seconds(self.spec, ENDS, work, compute) if ends else 0.0,
+            room=free // self.layer_bytes,
+        )
+
+
+def split(offers: Sequence[Offer], layers: int, must: Iterable[NodeName]) -> dict[NodeName, int]:
+    """Layers per node, in proportion to speed within memory.
+
+    Water-filling: every layer goes to the node with room that would be done with it first. So no node could give a
+    layer away without the other being busy longer, which is proportionality within one layer; embedding and head
+    count as the work they are. `must` names nodes that get a first layer before that.
+
+    Raises:
+        ValueError: the offers have no room for so many layers, or for those that must be.
+    """
+    counts = {offer.node: 0 for offer in offers}
+    room = {offer.node: offer.room for offer in offers}
+    for node in must:
+        counts[node] = 1
+    if any(counts[node] > room[node] for node in must) or sum(counts.values()) > layers:
+        raise ValueError("nodes that must have a layer have no room for it")
+    for _ in range(layers - sum(counts.values())):
+        open_ = [offer for offer in offers if counts[offer.node] < offer.room]
+        if not open_:
+            raise ValueError("the offers have no room for so many layers")
+        first = min(open_, key=lambda offer: offer.busy(counts[offer.node] + 1))
+        counts[first.node] += 1
+    return counts

@@ -1,0 +1,84 @@
+"""What a plan will take: seconds to the first token and per token, for one request that has the fleet to itself.
+
+    time per token = sum of the stages' compute + sum of the hops, the one from the engine and the one back included
+
+A hop takes latency + rows x hidden x itemsize / bandwidth. A prompt longer than a step is computed in chunks that
+follow each other through the stages: the first takes the whole way, each further one as long as the busiest node or
+hop. Steps and results are too small to count more than their latency.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from potluck.models.spec import ModelSpec
+from potluck.planner.costs import Pass, itemsize, seconds
+from potluck.planner.fleet import Fleet, Link, NodeName
+from potluck.planner.goal import Goal
+from potluck.planner.memory import node_bytes
+from potluck.planner.plan import Plan, Prediction, Route
+from potluck.planner.transfers import wants_sampled
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Seconds that one step spends on each node and on each hop of its way."""
+
+    nodes: dict[NodeName, float]
+    hops: tuple[float, ...]
+
+    @property
+    def total(self) -> float:
+        return sum(self.nodes.values()) + sum(self.hops)
+
+    @property
+    def busiest(self) -> float:
+        return max(*self.nodes.values(), *self.hops)
+
+
+def predict(plan: Plan, fleet: Fleet, spec: ModelSpec, goal: Goal) -> Prediction:
+    """The prediction for the first route of a plan whose stages have one node each."""
+    sizes = node_bytes(plan, spec)
+    return Prediction(
+        time_to_first_token=_first_token(plan, fleet, spec, goal),
+        time_per_token=_way(plan, fleet, spec, Pass(1, 1, goal.context)).total,
+        weight_bytes={node: size.weights for node, size in sizes.items()},
+        kv_bytes={node: size.kv for node, size in sizes.items()},
+    )
+
+
+def hop_seconds(link: Link, nbytes: float) -> float:
+    """Seconds from the start of sending to the last byte's arrival."""
+    return link.latency + nbytes / link.bandwidth
+
+
+def _first_token(plan: Plan, fleet: Fleet, spec: ModelSpec, goal: Goal) -> float:
+    *earlier, last = [_way(plan, fleet, spec, chunk) for chunk in _chunks(goal)]
+    return last.total + sum(way.busiest for way in earlier)
+
+
+def _chunks(goal: Goal) -> Iterator[Pass]:
+    for first in range(0, goal.prompt, goal.chunk):
+        end = min(first + goal.chunk, goal.prompt)
+        # A row attends to everything before it: on average the middle of the chunk.
+        yield Pass(rows=end - first, sampled=int(end == goal.prompt), context=(first + end + 1) // 2)
+
+
+def _way(plan: Plan, fleet: Fleet, spec: ModelSpec, work: Pass) -> _Way:
+    route = plan.routes[0]
+    nodes: defaultdict[NodeName, float] = defaultdict(float)
+    for stage in route.stages:
+        compute = (fleet.node(stage.node).device, plan.dtype)
+        nodes[stage.node] += seconds(spec, stage.parts, work, compute)
+    return _Way(dict(nodes), tuple(_hops(route, fleet, work, spec.hidden * itemsize(plan.dtype))))
+
+
+def _hops(route: Route, fleet: Fleet, work: Pass, row_bytes: int) -> Iterator[float]:
+    stages = route.stages
+    yield hop_seconds(fleet.link(fleet.engine, stages[0].node), 0)
+    for before, after in zip(stages, stages[1:], strict=False):
+        rows = work.sampled if wants_sampled(after) else work.rows
+        yield hop_seconds(fleet.link(before.node, after.node), rows * row_bytes)
+    yield hop_seconds(fleet.link(stages[-1].node, fleet.engine), 0)

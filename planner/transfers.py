@@ -1,0 +1,72 @@
+"""Who sends which rows to whom between two stages: the one function that decides about routing.
+
+Every stage has one node so far; with groups, a transfer's rows become ranges per receiver and nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Protocol
+
+from potluck.models.spec import PartKind
+from potluck.planner.fleet import NodeName
+from potluck.planner.plan import Route, Stage
+
+
+class PackedStep(Protocol):
+    """What a transfer needs to know of a step: its packed rows, and which of them are sampled."""
+
+    @property
+    def rows(self) -> int:
+        """Packed rows."""
+
+    def sampled_rows(self) -> list[int]:
+        """Indices of the rows that go to the head, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Rows of a step's activations that one node sends to another, as indices into the packed rows."""
+
+    source: NodeName
+    target: NodeName
+    rows: tuple[int, ...]
+
+
+def wants_sampled(stage: Stage) -> bool:
+    """Whether a stage is the head alone, so that only sampled rows are sent to it."""
+    return all(part.kind is PartKind.HEAD for part in stage.parts)
+
+
+def transfers(before: Stage, after: Stage, step: PackedStep) -> tuple[Transfer, ...]:
+    """What crosses the boundary between two stages in a step; nothing where one node has both.
+
+    A transfer without rows is still sent: the step itself travels with it.
+
+    Raises:
+        ValueError: a stage is run by a group, which this version cannot execute.
+    """
+    if before.node == after.node:
+        return ()
+    rows = step.sampled_rows() if wants_sampled(after) else range(step.rows)
+    return (Transfer(before.node, after.node, tuple(rows)),)
+
+
+def route_transfers(route: Route, step: PackedStep) -> list[Transfer]:
+    """All transfers of a step along a route, in order."""
+    pairs = zip(route.stages, route.stages[1:], strict=False)
+    return [transfer for before, after in pairs for transfer in transfers(before, after, step)]
+
+
+def link_bytes(route: Route, step: PackedStep, row_bytes: int) -> dict[tuple[NodeName, NodeName], int]:
+    """Payload bytes of a step on every link of a route; `row_bytes` is hidden x itemsize."""
+    counts: Counter[tuple[NodeName, NodeName]] = Counter()
+    for transfer in route_transfers(route, step):
+        counts[transfer.source, transfer.target] += len(transfer.rows) * row_bytes
+    return dict(counts)
+
+
+def payload_bytes(route: Route, step: PackedStep, hidden: int, itemsize: int) -> int:
+    """Payload bytes of a step: the sum over boundaries between different nodes of rows x hidden x itemsize."""
+    return sum(link_bytes(route, step, hidden * itemsize).values())
