@@ -33,6 +33,7 @@ class ServingEngine:
         self.context = context
         self.steps = StepWatch()
         self._metrics = metrics
+        metrics.refreshers.append(self._refresh_metrics)
         self._lock = threading.Lock()
         self._driver: Driver | None = None
         self._reason, self._retry_after = "the model is loading", _RETRY_SECONDS
@@ -40,6 +41,7 @@ class ServingEngine:
         self._watches: dict[int, RequestWatch] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._dead: list[str] = []
+        self._closed = ""
 
     def attach(self, driver: Driver) -> None:
         """Serve with this epoch from now on."""
@@ -59,6 +61,20 @@ class ServingEngine:
         self._on_loop([(stream, error) for stream in streams.values()])
         return driver
 
+    @property
+    def busy(self) -> bool:
+        """Whether any request has not ended."""
+        return bool(self._streams)
+
+    @property
+    def dead(self) -> list[str]:
+        """Nodes that were lost."""
+        return list(self._dead)
+
+    def close_doors(self, reason: str) -> None:
+        """Refuse new requests; running ones go on."""
+        self._closed = reason
+
     def mark_dead(self, nodes: Sequence[str]) -> None:
         """Nodes that are shown as lost until the next plan without them serves."""
         self._dead = list(nodes)
@@ -72,8 +88,8 @@ class ServingEngine:
         """
         self._loop = asyncio.get_running_loop()
         driver = self._driver
-        if driver is None:
-            raise GenerationError(self._reason, 503, self._retry_after)
+        if driver is None or self._closed:
+            raise GenerationError(self._closed or self._reason, 503, self._retry_after)
         streams: list[Stream] = []
 
         def register(numbers: list[int]) -> None:
@@ -97,7 +113,6 @@ class ServingEngine:
         """A consistent look; cheap enough for every second."""
         driver = self._driver
         running, waiting, kv_used = driver.load if driver else (0, 0, 0.0)
-        self._metrics.set_load(running, waiting, kv_used)
         rate, nodes = self.steps.look(time.monotonic())
         dead = [NodeStatus(node, False, 0.0, 0.0, 0.0) for node in self._dead if node not in {n.node for n in nodes}]
         alive = [NodeStatus(n.node, n.node not in self._dead, n.compute, n.wait, n.transfer) for n in nodes]
@@ -130,6 +145,11 @@ class ServingEngine:
             busy += stage.compute + stage.wait
             self._metrics.add_stage(stage.node, stage.stage, stage.compute, stage.wait)
         self._metrics.add_transfer(max(0.0, elapsed - busy))
+
+    def _refresh_metrics(self) -> None:
+        driver = self._driver
+        self._metrics.set_load(*(driver.load if driver else (0, 0, 0.0)))
+        self._metrics.set_links(self.link_counts())
 
     def _cancel(self, number: int) -> None:
         driver, watch = self._driver, self._watches.pop(number, None)

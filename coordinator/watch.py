@@ -58,17 +58,25 @@ class StepWatch:
         self._seen: dict[str, _NodeSeconds] = {}
         self._links: dict[tuple[str, str], tuple[int, int, int]] = {}
         self._tokens = self._seen_tokens = 0
+        self._steps = self._asked_steps = 0
         self._looked = time.monotonic()
         self._last: tuple[float, list[NodeStatus]] = (0.0, [])
 
     def stepped(self, result: Result, elapsed: float) -> None:
         """A step came back after `elapsed` seconds."""
         with self._lock:
+            self._steps += 1
             self._tokens += sum(outcome.token >= 0 for outcome in result.outcomes)
             for stage in result.times:
                 node = self._nodes.setdefault(stage.node, _NodeSeconds())
                 node.compute += stage.compute
                 node.wait += stage.wait
+
+    def progressed(self) -> bool:
+        """Whether a step came back since this was last asked."""
+        with self._lock:
+            steps, self._asked_steps = self._steps - self._asked_steps, self._steps
+            return steps > 0
 
     def node_reported(self, status: pb.StatusReply) -> None:
         """A worker told its counts: seconds its links were busy, and what went over them."""

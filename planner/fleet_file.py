@@ -22,7 +22,17 @@ from typing import Literal, cast
 from potluck.planner.fields import FieldError, fields, flag, items, one_of, shown, suggestion, table, text
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
 from potluck.planner.link_names import link_ends, link_name
-from potluck.planner.units import BYTES, BYTES_PER_SECOND, FLOPS, SECONDS, Quantity, UnitError, parse, parse_bytes, written
+from potluck.planner.units import (
+    BYTES,
+    BYTES_PER_SECOND,
+    FLOPS,
+    SECONDS,
+    Quantity,
+    UnitError,
+    parse,
+    parse_bytes,
+    written,
+)
 
 _KINDS = ("cpu", "cuda", "metal")
 _SPEEDS = ("flops", "memory_bandwidth", "memory")

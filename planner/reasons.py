@@ -46,8 +46,8 @@ def reasons(fleet: Fleet, request: Request, decision: Decision) -> dict[NodeName
 def _holds(fleet: Fleet, request: Request, decision: Decision, offer: Offer) -> str:
     held = [_layers_text(decision.counts[offer.node])] if decision.counts[offer.node] else []
     if offer.node == decision.ends:
-        held.append(f"embedding and head (the work of {offer.ends_seconds / offer.layer_seconds:.1f} layers)")
-    facts = [f"{' and '.join(held)}: {decision.speed(offer):.0%} of the speed", _memory_text(decision, offer)]
+        held.append(f"the head (worth {offer.ends_seconds / offer.layer_seconds:.1f} layers)")
+    facts = [f"{' and '.join(held)}: {decision.speed(offer):.0%} of the fleet's speed", _memory_text(decision, offer)]
     if offer.node == decision.ends and offer.node != fleet.engine:
         facts.append(_why_not_engine(fleet, request))
     return "; ".join([*facts, *_rounds_text(request, decision, offer)])

@@ -4,10 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from potluck.models.control_tokens import as_text
 from potluck.models.detokenize import Detokenizer, piece_bytes
 from potluck.models.vocabulary import Spelling
 
 NAMES = ["smollm2", "gemma3"]
+# Bytes of valid UTF-8 that SmolLM2's vocabulary has no token for: some control characters, planes 4 to 11.
+LACKING = {"smollm2": {0x04, 0x06, 0x13, 0x14, 0x16, 0x1D, 0xF1, 0xF2}, "gemma3": set()}
 
 
 def streamed(tokenizer, ids, **how):
@@ -35,13 +38,12 @@ def test_byte_level_ids_decode_like_transformers(smollm2, smollm2_oracle, data):
 
 
 @settings(max_examples=200, deadline=None)
-@given(text=st.text(st.characters(exclude_categories=["Cs"], max_codepoint=0x3FFFF), max_size=30))
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
 @pytest.mark.parametrize("name", NAMES)
 def test_no_piece_is_half_a_character(request, name, text):
-    """SmolLM2's vocabulary lacks the byte that characters from U+40000 on begin with."""
     tokenizer = request.getfixturevalue(name)
-    pieces = streamed(tokenizer, tokenizer.encode(text))
-    expected = text.replace("\ufdd0", "\ufffd").replace("\ufdd1", "\ufffd")
+    expected = "".join(character for character in as_text(text) if LACKING[name].isdisjoint(character.encode()))
+    pieces = streamed(tokenizer, tokenizer.encode(expected))
     assert "".join(pieces) == expected
     assert sum(piece.count("\ufffd") for piece in pieces) == expected.count("\ufffd")
 

@@ -96,7 +96,7 @@ def smollm2_metadata(smollm2_path):
 def test_pre_tokenizers_cut_like_transformers(smollm2_metadata, pre):
     metadata = byte_level_metadata(smollm2_metadata, pre)
     tokenizer, oracle = built(metadata), oracle_of(metadata)
-    # transformers leaves out what Llama's and Mistral's own tokenizer.json say: a word of the vocabulary is taken whole.
+    # Llama's and Mistral's own tokenizer.json take a word of the vocabulary whole; transformers' reader leaves it out.
     oracle.model.ignore_merges = pre in ("llama-bpe", "tekken")
     for text in [*TEXTS, "WeIRD caseMix's I'LL 1234567 x=(a+b)/c //end\n\n", "    indented\n\t\tmore", "naïve Ünïcode"]:
         assert tokenizer.encode(text) == oracle.encode(text, add_special_tokens=False).ids

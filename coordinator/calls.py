@@ -1,0 +1,130 @@
+"""Plain calls to workers: hello, probe, load, release, status. All at once over the fleet, each with a deadline."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+
+from potluck.coordinator.fabric import Worker
+from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
+from potluck.proto import cluster_pb2 as pb
+from potluck.proto.channel import PROTOCOL, open_channel, worker_stub
+
+_PROBE_SECONDS = 90.0
+OnLoad = Callable[[NodeName, pb.LoadProgress], None]
+
+
+class CallError(Exception):
+    """A worker refused or did not answer; one line with node and reason."""
+
+    def __init__(self, node: NodeName, reason: str) -> None:
+        super().__init__(f"node {node!r}: {reason}")
+        self.node = node
+
+
+class Callers:
+    """A channel to every worker of the fleet."""
+
+    def __init__(self, workers: Sequence[Worker], token: str) -> None:
+        self.addresses = {NodeName(worker.node): worker.address for worker in workers}
+        self._channels = {node: open_channel(address, token) for node, address in self.addresses.items()}
+        self._stubs = {node: worker_stub(channel) for node, channel in self._channels.items()}
+        self._pool = ThreadPoolExecutor(max(4, 2 * len(workers)), thread_name_prefix="calls")
+
+    def close(self) -> None:
+        """Close all channels."""
+        for channel in self._channels.values():
+            channel.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def silent(self, nodes: Sequence[NodeName], epoch: int, seconds: float) -> dict[NodeName, str]:
+        """Nodes that do not answer a hello in time, or refuse it, with the reason."""
+        request = pb.HelloRequest(protocol=PROTOCOL, epoch=epoch)
+        asked = {
+            node: self._pool.submit(self._stubs[node].Hello, request, timeout=seconds, wait_for_ready=True)
+            for node in nodes
+        }
+        return {node: _reason(error) for node, call in asked.items() if (error := call.exception()) is not None}
+
+    def probe(self, dtype: str) -> dict[NodeName, pb.ProbeReply]:
+        """What every worker measured of its node and its links.
+
+        Raises:
+            CallError: one of them did not answer.
+        """
+        peers = [pb.Peer(node=node, address=address) for node, address in self.addresses.items()]
+        replies = {}
+        # One after the other: probes at the same time would measure each other.
+        for node, stub in self._stubs.items():
+            request = pb.ProbeRequest(dtype=dtype, peers=[peer for peer in peers if peer.node != node])
+            try:
+                replies[node] = stub.Probe(request, timeout=_PROBE_SECONDS, wait_for_ready=True)
+            except grpc.RpcError as error:
+                raise CallError(node, _reason(error)) from None
+        return replies
+
+    def load(self, assignments: Mapping[NodeName, pb.Assignment], on_progress: OnLoad) -> None:
+        """Load every shard, all nodes at once.
+
+        Raises:
+            CallError: the first node that could not.
+        """
+        loads = {
+            node: self._pool.submit(self._load, node, assignment, on_progress)
+            for node, assignment in assignments.items()
+        }
+        for node, call in loads.items():
+            error = call.exception()
+            if error is not None:
+                raise CallError(node, _reason(error)) from None
+
+    def release(self, nodes: Sequence[NodeName], epoch: int) -> None:
+        """Free an epoch's shards; nodes that do not answer are passed over."""
+        calls = [
+            self._pool.submit(self._stubs[node].Release, pb.ReleaseRequest(epoch=epoch), timeout=5.0) for node in nodes
+        ]
+        for call in calls:
+            call.exception()
+
+    def statuses(self, nodes: Sequence[NodeName]) -> list[pb.StatusReply]:
+        """Counts of the workers that answer."""
+        calls = [self._pool.submit(self._stubs[node].Status, pb.StatusRequest(), timeout=2.0) for node in nodes]
+        return [call.result() for call in calls if call.exception() is None]
+
+    def _load(self, node: NodeName, assignment: pb.Assignment, on_progress: OnLoad) -> None:
+        ready = False
+        for progress in self._stubs[node].Load(assignment, wait_for_ready=True):
+            ready = progress.ready
+            on_progress(node, progress)
+        if not ready:
+            raise CallError(node, "stopped loading without a reason")
+
+
+def fleet_of(replies: Mapping[NodeName, pb.ProbeReply], engine: NodeName) -> Fleet:
+    """The fleet as its workers measured it."""
+    nodes = tuple(
+        Node(
+            name,
+            (Device("cpu", reply.flops, reply.memory_bandwidth, reply.memory_free, reply.device_name),),
+            reply.disk_bandwidth,
+        )
+        for name, reply in replies.items()
+    )
+    links = {
+        (name, NodeName(link.node)): Link(link.latency, link.bandwidth)
+        for name, reply in replies.items()
+        for link in reply.links
+    }
+    return Fleet(nodes, engine, Link(1e-3, 1.25e8), links)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, grpc.RpcError):
+        code, details = "", ""
+        with contextlib.suppress(AttributeError):
+            code, details = error.code().name.lower().replace("_", " "), error.details() or ""
+        return details if details and code not in ("unavailable", "deadline exceeded") else f"{code}: {details}"
+    return str(error)

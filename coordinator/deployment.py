@@ -1,0 +1,294 @@
+"""One model being served: workers, plan, loading, serving, and a new plan when a node is lost."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from potluck.coordinator.assignments import BLOCK_SIZE, Loading, assignments, kv_blocks
+from potluck.coordinator.calls import CallError, Callers, fleet_of
+from potluck.coordinator.driver import Driver, Observers
+from potluck.coordinator.engine import ServingEngine
+from potluck.coordinator.fabric import Fabric
+from potluck.coordinator.scheduler.scheduler import Limits, Scheduler
+from potluck.models.spec import ModelSpec
+from potluck.models.spec_codec import pack_spec
+from potluck.planner.fleet import Fleet, NodeName
+from potluck.planner.goal import Goal
+from potluck.planner.plan import Plan
+from potluck.planner.solve import DoesNotFit, solve
+from potluck.planner.validate import PlanError, validate
+from potluck.proto import cluster_pb2 as pb
+from potluck.proto.link import LinkTarget
+from potluck.proto.shaper import Shape
+
+_HELLO_SECONDS = 30.0
+_ALIVE_SECONDS = 3.0
+_MOST_FAILURES = 3
+
+
+class DeploymentError(Exception):
+    """The model cannot be served; one line with the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """The model to serve: its spec, its path on this machine and its content's digest."""
+
+    spec: ModelSpec
+    path: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How to serve.
+
+    Attributes:
+        goal: what the planner plans for.
+        fleet: the described fleet of an emulation; None to measure the workers' nodes.
+        engine: node where requests arrive when the fleet is measured.
+        plan: a plan made by hand; None to solve for one.
+        links: emulated links from the engine's node, by target.
+        max_rows: most packed rows of a step.
+        step_seconds: a step without an answer for so long counts as a lost node.
+    """
+
+    goal: Goal
+    context: int
+    fleet: Fleet | None = None
+    engine: str = ""
+    plan: Plan | None = None
+    links: Mapping[str, Shape] = field(default_factory=dict)
+    max_rows: int = 256
+    max_waiting: int = 4096
+    step_seconds: float = 60.0
+
+
+class Observer(Protocol):
+    """Told what goes on, from any thread."""
+
+    def phase(self, what: str) -> None:
+        """Something that takes a while begins."""
+
+    def planned(self, plan: Plan, fleet: Fleet) -> None:
+        """This plan will be loaded."""
+
+    def loading(self, node: NodeName, progress: pb.LoadProgress) -> None:
+        """A node got on with loading."""
+
+    def serving(self) -> None:
+        """Requests are served from now on."""
+
+    def lost(self, node: NodeName | None, reason: str) -> None:
+        """A node was lost, or the epoch failed for another reason."""
+
+    def refused(self, reason: str) -> None:
+        """There is no plan any more; requests are refused with this reason."""
+
+
+class Deployment:
+    """Serves a model through the engine until it is stopped."""
+
+    def __init__(self, fabric: Fabric, engine: ServingEngine, model: ModelFiles, serving: Serving) -> None:
+        self.engine = engine
+        self._fabric, self._model, self._serving = fabric, model, serving
+        self._observer: Observer | None = None
+        self._token = secrets.token_hex(32)
+        self._callers: Callers | None = None
+        self._fleet: Fleet | None = serving.fleet
+        self._plan: Plan | None = None
+        self._driver: Driver | None = None
+        self._epoch, self._next_sequence, self._failures = 0, 1, 0
+        self._lost: queue.SimpleQueue[tuple[NodeName | None, str] | None] = queue.SimpleQueue()
+        self._monitor: threading.Thread | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan in force."""
+        return self._plan
+
+    def start(self, observer: Observer) -> None:
+        """Start the workers, plan, load and serve.
+
+        Raises:
+            FabricError, DeploymentError, DoesNotFit, PlanError: one line each; what was started is stopped.
+        """
+        self._observer = observer
+        observer.phase("starting workers")
+        workers = self._fabric.start(self._token)
+        self._callers = Callers(workers, self._token)
+        nodes = list(self._callers.addresses)
+        silent = self._callers.silent(nodes, self._epoch, _HELLO_SECONDS)
+        if silent:
+            node, reason = next(iter(silent.items()))
+            raise DeploymentError(f"the worker of node {node!r} does not answer: {reason}")
+        if self._fleet is None:
+            observer.phase("measuring nodes and links")
+            self._fleet = self._measure(self._callers)
+        try:
+            self._serve(self._fleet, self._serving.plan, observer)
+        except CallError as error:
+            raise DeploymentError(str(error)) from None
+        self._monitor = threading.Thread(target=self._watch, name="deployment", daemon=True)
+        self._monitor.start()
+
+    def drain(self, grace: float) -> None:
+        """Refuse new requests, let running ones finish for `grace` seconds, end the rest with an error."""
+        self.engine.close_doors("the server is shutting down")
+        deadline = time.monotonic() + grace
+        while time.monotonic() < deadline and self.engine.busy:
+            time.sleep(0.05)
+        self._detach("the server is shutting down", "the server shut down before the answer was complete")
+
+    def stop(self) -> None:
+        """End the epoch, the workers and what was started for them. Safe to call at any time."""
+        self._lost.put(None)
+        if self._monitor is not None and self._monitor is not threading.current_thread():
+            self._monitor.join(5.0)
+        self._detach("the server is shutting down", "the server shut down before the answer was complete")
+        if self._callers is not None:
+            self._callers.close()
+        self._fabric.stop()
+
+    def _measure(self, callers: Callers) -> Fleet:
+        try:
+            replies = callers.probe(self._serving.goal.dtype)
+        except CallError as error:
+            raise DeploymentError(str(error)) from None
+        engine = NodeName(self._serving.engine or next(iter(replies)))
+        return fleet_of(replies, engine)
+
+    def _serve(self, fleet: Fleet, plan: Plan | None, observer: Observer) -> None:
+        """Plan, load, connect and open the doors."""
+        plan = plan or solve(fleet, self._model.spec, self._serving.goal)
+        validate(plan, fleet, self._model.spec)
+        observer.planned(plan, fleet)
+        self._epoch += 1
+        callers = self._required_callers()
+        callers.load(assignments(plan, self._loading(fleet)), observer.loading)
+        driver = self._new_driver(plan)
+        driver.connect({node: self._target(node) for node in plan.nodes})
+        self._fleet, self._plan, self._driver = fleet, plan, driver
+        self.engine.attach(driver)
+        observer.serving()
+
+    def _loading(self, fleet: Fleet) -> Loading:
+        readers = [node.name for node in fleet.nodes if node.checkpoint]
+        return Loading(
+            self._epoch,
+            pack_spec(self._model.spec),
+            self._model.path,
+            self._model.fingerprint,
+            self._required_callers().addresses,
+            frozenset(readers),
+            sorted(readers, key=lambda node: node != fleet.engine),
+            self._serving.max_rows,
+        )
+
+    def _new_driver(self, plan: Plan) -> Driver:
+        serving, stages = self._serving, plan.routes[0].stages
+        limits = Limits(
+            kv_blocks(plan), BLOCK_SIZE, serving.context, serving.max_rows, len(plan.nodes), serving.max_waiting
+        )
+        observers = Observers(self.engine.delivered, self.engine.stepped, self._failed)
+        return Driver(self._epoch, Scheduler(limits, self._next_sequence), stages[0].node, observers)
+
+    def _target(self, node: NodeName) -> LinkTarget:
+        engine = self._serving.fleet.engine if self._serving.fleet else self._serving.engine
+        return LinkTarget(
+            source=engine or node,
+            node=node,
+            address=self._required_callers().addresses[node],
+            token=self._token,
+            epoch=self._epoch,
+            role="coordinator",
+            shape=self._serving.links.get(node, Shape()),
+        )
+
+    def _failed(self, node: NodeName | None, reason: str) -> None:
+        where = f"node {node!r} failed" if node else "the fleet failed"
+        message = f"{where}: {reason}"
+        self._detach(f"{message}; planning anew over the nodes left", f"{message}; send the request again")
+        self._lost.put((node, reason))
+
+    def _detach(self, reason: str, running: str) -> None:
+        driver = self.engine.detach(reason, running=running)
+        if driver is not None:
+            self._next_sequence = driver.next_number
+            # Its own thread: closing waits for the links' threads, one of which may have brought the news.
+            threading.Thread(target=driver.close, daemon=True).start()
+
+    def _watch(self) -> None:
+        """Look after the epoch every second; plan anew when it has failed."""
+        while True:
+            try:
+                lost = self._lost.get(timeout=1.0)
+            except queue.Empty:
+                self._look()
+                continue
+            if lost is None:
+                return
+            self._replan(*lost)
+
+    def _look(self) -> None:
+        driver, plan = self._driver, self._plan
+        if driver is None or plan is None or self._fleet is None:
+            return
+        if driver.overdue(self._serving.step_seconds):
+            driver.fail(None, f"a step had no answer for {self._serving.step_seconds:.0f} s")
+            return
+        for status in self._required_callers().statuses(plan.nodes):
+            self.engine.steps.node_reported(status)
+        self.engine.steps.engine_reported(self._fleet.engine, driver.link_counts())
+
+    def _replan(self, node: NodeName | None, reason: str) -> None:
+        observer, fleet, plan = self._observer, self._fleet, self._plan
+        if observer is None or fleet is None or plan is None:
+            return
+        observer.lost(node, reason)
+        self._driver = None
+        self._failures = 1 if self.engine.steps.progressed() else self._failures + 1
+        if self._failures > _MOST_FAILURES:
+            self._give_up(f"{reason}; {_MOST_FAILURES} plans in a row failed, see the workers' logs")
+            return
+        callers = self._required_callers()
+        names = [one.name for one in fleet.nodes]
+        silent = callers.silent(names, self._epoch, _ALIVE_SECONDS)
+        self.engine.mark_dead([*self.engine.dead, *silent])
+        left = [name for name in names if name not in silent]
+        callers.release(left, self._epoch)
+        try:
+            self._serve(_without(fleet, silent), None, observer)
+        except (DoesNotFit, PlanError, CallError, ValueError) as error:
+            lost = f"node {node!r} was lost and " if node in silent else ""
+            self._give_up(f"{lost}the nodes left cannot serve the model: {error}")
+
+    def _give_up(self, reason: str) -> None:
+        self.engine.detach(reason, retry_after=30)
+        if self._observer is not None:
+            self._observer.refused(reason)
+
+    def _required_callers(self) -> Callers:
+        if self._callers is None:
+            raise DeploymentError("the deployment has not been started")
+        return self._callers
+
+
+def _without(fleet: Fleet, lost: Mapping[NodeName, str]) -> Fleet:
+    """The fleet without these nodes; if the engine's own is among them, the first one left takes its part.
+
+    Raises:
+        ValueError: none is left.
+    """
+    nodes = tuple(node for node in fleet.nodes if node.name not in lost)
+    if not nodes:
+        raise ValueError("no node is left")
+    links = {ends: link for ends, link in fleet.links.items() if not lost.keys() & set(ends)}
+    engine = fleet.engine if fleet.engine not in lost else nodes[0].name
+    return replace(fleet, nodes=nodes, engine=engine, links=links)

@@ -1,0 +1,153 @@
+"""A plan as people write it, to and from plain data (what a YAML reader returns).
+
+    model: smollm2
+    dtype: bfloat16
+    kv_tokens: 8192
+    stages:
+      - {node: desktop, parts: [embedding, layers 0-9]}
+      - {node: laptop, parts: [layers 10-19]}
+      - {node: desktop, parts: [layers 20-29, head]}
+
+The general form has `routes` (each with a `purpose` and `stages`) instead of `stages`, and in a stage `shares` (and
+`groups`, by kind of part) instead of `node`; see `share_file`. `docs/plan-file.md` explains every field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from potluck.models.spec import ModelSpec, Part, PartKind
+from potluck.planner.costs import ITEMSIZE
+from potluck.planner.fields import FieldError, fields, items, one_of, shown, table, text, whole
+from potluck.planner.fleet import NodeName
+from potluck.planner.part_names import part_names, parts_from
+from potluck.planner.plan import Plan, Prediction, Purpose, Route, Share, Stage
+from potluck.planner.share_file import share_from, share_to_data
+
+_PREDICTED = ("time_to_first_token", "time_per_token", "weight_bytes", "kv_bytes")
+_PLAN = ("model", "dtype", "kv_tokens", "stages", "routes", "predicted", "reasons")
+
+
+def plan_from_data(data: object, spec: ModelSpec) -> Plan:
+    """The plan that plain data describes for a model. Whether a fleet can run it is for `validate` to say.
+
+    Raises:
+        FieldError: anything unknown, missing or of the wrong kind; one line with the place.
+    """
+    top = fields(data, "the plan file", _PLAN, ("model", "dtype", "kv_tokens"))
+    if ("stages" in top) == ("routes" in top):
+        raise FieldError("the plan file needs either 'stages' (one route) or 'routes'")
+    listed = [{"stages": top["stages"]}] if "stages" in top else items(top["routes"], "routes")
+    return Plan(
+        model=text(top["model"], "model"),
+        dtype=one_of(top["dtype"], "dtype", ITEMSIZE),
+        routes=tuple(_route(value, _route_place(number, top), spec) for number, value in enumerate(listed, 1)),
+        kv_tokens=whole(top["kv_tokens"], "kv_tokens", 1),
+        prediction=_prediction(top["predicted"]) if top.get("predicted") is not None else None,
+        reasons=_reasons(top.get("reasons", {})),
+    )
+
+
+def plan_to_data(plan: Plan) -> dict[str, object]:
+    """Plain data that describes a plan, in the shortest form; `plan_from_data` gives back an equal one."""
+    data: dict[str, object] = {"model": plan.model, "dtype": plan.dtype, "kv_tokens": plan.kv_tokens}
+    if len(plan.routes) == 1 and plan.routes[0].purpose is Purpose.SERVE:
+        data |= {"stages": [_stage_data(stage) for stage in plan.routes[0].stages]}
+    else:
+        data |= {"routes": [_route_data(route) for route in plan.routes]}
+    if plan.prediction is not None:
+        data["predicted"] = _prediction_data(plan.prediction)
+    if plan.reasons:
+        data["reasons"] = {str(node): reason for node, reason in plan.reasons.items()}
+    return data
+
+
+def _route_place(number: int, top: Mapping[str, object]) -> str:
+    return "" if "stages" in top else f"route {number}, "
+
+
+def _route(value: object, where: str, spec: ModelSpec) -> Route:
+    data = fields(value, where.rstrip(", ") or "the plan file", ("purpose", "stages"), ("stages",))
+    purpose = one_of(data.get("purpose", Purpose.SERVE.value), f"{where}purpose", list(Purpose))
+    stages = items(data["stages"], f"{where}stages")
+    return Route(
+        stages=tuple(_stage(stage, f"{where}stage {number}", spec) for number, stage in enumerate(stages, 1)),
+        purpose=Purpose(purpose),
+    )
+
+
+def _stage(value: object, where: str, spec: ModelSpec) -> Stage:
+    data = fields(value, where, ("node", "parts", "shares", "groups", "residency"), ("parts",))
+    if ("node" in data) == ("shares" in data):
+        raise FieldError(f"{where}: give either 'node' or 'shares'")
+    if "shares" in data and "residency" in data:
+        raise FieldError(f"{where}: field 'residency' belongs into the entries of 'shares'")
+    own = {key: data[key] for key in ("node", "residency") if key in data}
+    return Stage(
+        parts=_parts(data["parts"], f"{where}: parts", spec),
+        shares=(share_from(own, where),) if "node" in data else _shares(data["shares"], f"{where}: shares"),
+        groups=_groups(data.get("groups", {}), f"{where}: groups"),
+    )
+
+
+def _parts(value: object, where: str, spec: ModelSpec) -> tuple[Part, ...]:
+    listed = items(value, where) if not isinstance(value, str) else [value]
+    return tuple(part for name in listed for part in parts_from(name, where, spec))
+
+
+def _shares(value: object, where: str) -> tuple[Share, ...]:
+    return tuple(share_from(share, f"{where}: {number}") for number, share in enumerate(items(value, where), 1))
+
+
+def _groups(value: object, where: str) -> dict[PartKind, tuple[Share, ...]]:
+    described = fields(value, where, list(PartKind))
+    return {PartKind(kind): _shares(shares, f"{where}: {kind}") for kind, shares in described.items()}
+
+
+def _prediction(value: object) -> Prediction:
+    data = fields(value, "predicted", _PREDICTED, _PREDICTED)
+    return Prediction(
+        time_to_first_token=_seconds(data, "time_to_first_token"),
+        time_per_token=_seconds(data, "time_per_token"),
+        weight_bytes=_bytes_by_node(data["weight_bytes"], "predicted: weight_bytes"),
+        kv_bytes=_bytes_by_node(data["kv_bytes"], "predicted: kv_bytes"),
+    )
+
+
+def _seconds(data: Mapping[str, object], key: str) -> float:
+    value = data[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise FieldError(f"predicted: {key} must be seconds, not {shown(value)}")
+    return float(value)
+
+
+def _bytes_by_node(value: object, where: str) -> dict[NodeName, int]:
+    return {NodeName(name): whole(size, f"{where}: {name}") for name, size in table(value, where).items()}
+
+
+def _reasons(value: object) -> dict[NodeName, str]:
+    return {NodeName(name): text(reason, f"reasons: {name}") for name, reason in table(value, "reasons").items()}
+
+
+def _route_data(route: Route) -> dict[str, object]:
+    return {"purpose": route.purpose.value, "stages": [_stage_data(stage) for stage in route.stages]}
+
+
+def _stage_data(stage: Stage) -> dict[str, object]:
+    shares = [share_to_data(share) for share in stage.shares]
+    alone = len(shares) == 1 and stage.shares[0].is_whole
+    data = shares[0] if alone else {"shares": shares}
+    data["parts"] = part_names(stage.parts)
+    if stage.groups:
+        groups = {kind.value: [share_to_data(share) for share in shares] for kind, shares in stage.groups.items()}
+        data["groups"] = groups
+    return data
+
+
+def _prediction_data(prediction: Prediction) -> dict[str, object]:
+    return {
+        "time_to_first_token": prediction.time_to_first_token,
+        "time_per_token": prediction.time_per_token,
+        "weight_bytes": {str(node): size for node, size in prediction.weight_bytes.items()},
+        "kv_bytes": {str(node): size for node, size in prediction.kv_bytes.items()},
+    }

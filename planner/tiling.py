@@ -1,0 +1,67 @@
+"""Whether the shares of a group cover what they split: everything exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from potluck.models.spec import ModelSpec, PartKind
+from potluck.planner.memory import axis_length, axis_of, axis_range
+from potluck.planner.plan import Share
+
+Interval = tuple[Fraction, Fraction]
+Rectangle = tuple[Interval, Interval]
+
+
+class PlanError(ValueError):
+    """A plan that no fleet could run, or not this one; one line with the place and the remedy."""
+
+
+def check_group(shares: Sequence[Share], kind: PartKind, spec: ModelSpec, place: str) -> None:
+    """Check that shares tile the axis that splits parts of a kind, and the sequence.
+
+    Attention is split along KV heads and positions together, so its shares are rectangles. An FFN, the embedding and
+    the head have no KV: whoever keeps which positions, their own axis may be tiled alone as well.
+
+    Raises:
+        PlanError: a gap, an overlap, a range outside the axis, a node twice, or experts in a model without any.
+    """
+    if not shares:
+        raise PlanError(f"{place}: the group is empty")
+    nodes = [share.node for share in shares]
+    if len(set(nodes)) != len(nodes):
+        raise PlanError(f"{place}: a node is in the group twice; join its shares")
+    if any(share.experts is not None for share in shares):
+        raise PlanError(f"{place}: model {spec.name!r} has no experts")
+    rectangles = [(_interval(share, kind, spec, place), share.sequence) for share in shares]
+    alone = [(axis, (Fraction(0), Fraction(1))) for axis, _ in rectangles]
+    if not tiles(rectangles) and (kind is PartKind.ATTENTION or not tiles(alone)):
+        raise PlanError(
+            f"{place}: the shares do not tile {axis_of(kind)} 0-{axis_length(spec, kind) - 1} and the sequence: every "
+            f"piece must be in exactly one share"
+        )
+
+
+def tiles(rectangles: Sequence[Rectangle]) -> bool:
+    """Whether rectangles cover the unit square exactly once."""
+    area = sum(_length(across) * _length(along) for across, along in rectangles)
+    pairs = ((one, two) for index, one in enumerate(rectangles) for two in rectangles[:index])
+    return area == 1 and not any(_overlap(one[0], two[0]) and _overlap(one[1], two[1]) for one, two in pairs)
+
+
+def _interval(share: Share, kind: PartKind, spec: ModelSpec, place: str) -> Interval:
+    length, held = axis_length(spec, kind), axis_range(share, kind)
+    first, end = held if held is not None else (0, length)
+    if not 0 <= first < end <= length:
+        raise PlanError(
+            f"{place}: node {share.node!r} holds {axis_of(kind)} {first}-{end - 1}, but there is 0-{length - 1}"
+        )
+    return Fraction(first, length), Fraction(end, length)
+
+
+def _length(interval: Interval) -> Fraction:
+    return interval[1] - interval[0]
+
+
+def _overlap(one: Interval, two: Interval) -> bool:
+    return one[0] < two[1] and two[0] < one[1]

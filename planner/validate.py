@@ -1,0 +1,129 @@
+"""Whether a plan can be right at all, and whether this version can run it. For plans by hand as for solved ones."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+
+from potluck.models.spec import ModelSpec, Part
+from potluck.planner.costs import ITEMSIZE
+from potluck.planner.fields import suggestion
+from potluck.planner.fit import size_text
+from potluck.planner.fleet import Fleet
+from potluck.planner.memory import NODE_OVERHEAD, node_bytes
+from potluck.planner.part_names import part_names
+from potluck.planner.plan import Plan, Purpose, Residency, Route, Stage
+from potluck.planner.tiling import PlanError, check_group
+
+__all__ = ["PlanError", "single_node_stages", "validate"]
+
+
+def validate(plan: Plan, fleet: Fleet, spec: ModelSpec) -> None:
+    """Check that every pass meets each part exactly once and in order, that groups tile their axes, and that it fits.
+
+    Raises:
+        PlanError: the plan is wrong; one line with the place and the remedy.
+    """
+    if plan.dtype not in ITEMSIZE:
+        raise PlanError(f"dtype {plan.dtype!r} is not known{suggestion(plan.dtype, ITEMSIZE)}")
+    if plan.kv_tokens < 1:
+        raise PlanError(f"kv_tokens must be at least 1, not {plan.kv_tokens}")
+    if not plan.routes:
+        raise PlanError("the plan has no route")
+    _check_nodes(plan, fleet)
+    for number, route in enumerate(plan.routes, 1):
+        place = "" if len(plan.routes) == 1 else f"route {number}: "
+        # A draft route runs another, small model; only its own spec could say what its parts are.
+        if route.purpose is not Purpose.DRAFT:
+            _check_coverage(route, spec, place)
+            _check_groups(route, spec, place)
+    _check_memory(plan, fleet, spec)
+
+
+def single_node_stages(plan: Plan) -> tuple[Stage, ...]:
+    """The stages of the one route, each run by one node: all that this version executes.
+
+    Raises:
+        PlanError: the plan needs something that the types carry but no worker runs yet.
+    """
+    if len(plan.routes) != 1 or plan.routes[0].purpose is not Purpose.SERVE:
+        raise PlanError("this version runs plans with one route that serves; several routes are not available yet")
+    for number, stage in enumerate(plan.routes[0].stages, 1):
+        _check_single(stage, f"stage {number}")
+    return plan.routes[0].stages
+
+
+def _check_single(stage: Stage, place: str) -> None:
+    if len(stage.shares) != 1 or stage.groups or not stage.shares[0].is_whole:
+        raise PlanError(
+            f"{place} is split between nodes or along an axis; this version runs stages on one node each, "
+            f"so give it a single 'node'"
+        )
+    if stage.shares[0].residency is not Residency.RESIDENT:
+        raise PlanError(f"{place}: this version keeps weights resident; remove residency: {stage.shares[0].residency}")
+    try:
+        _ = stage.layers
+    except ValueError as error:
+        raise PlanError(f"{place} cuts through a layer; this version runs whole layers") from error
+
+
+def _check_nodes(plan: Plan, fleet: Fleet) -> None:
+    names = [str(node.name) for node in fleet.nodes]
+    for node in plan.nodes:
+        if node not in names:
+            raise PlanError(f"fleet {fleet.name!r} has no node {node!r}{suggestion(node, names)}")
+
+
+def _check_coverage(route: Route, spec: ModelSpec, place: str) -> None:
+    """Every part exactly once and in order."""
+    wanted = list(spec.parts())
+    met = [(number, part) for number, stage in enumerate(route.stages, 1) for part in stage.parts]
+    for number, stage in enumerate(route.stages, 1):
+        if not stage.parts:
+            raise PlanError(f"{place}stage {number} has no parts")
+    if [part for _, part in met] == wanted:
+        return
+    _name_stranger(met, set(wanted), spec, place)
+    for part in wanted:
+        stages = [number for number, other in met if other == part]
+        if not stages:
+            raise PlanError(f"{place}{_name(part)} is in no stage; every part must be in exactly one")
+        if len(stages) > 1:
+            raise PlanError(f"{place}{_name(part)} is in stages {stages[0]} and {stages[1]}; leave it in one")
+    for (number, part), due in zip_longest(met, wanted):
+        if part != due:
+            raise PlanError(
+                f"{place}stage {number}: {_name(part)} comes where {_name(due)} is due; a token visits "
+                f"the parts in order"
+            )
+
+
+def _name_stranger(met: list[tuple[int, Part]], wanted: set[Part], spec: ModelSpec, place: str) -> None:
+    for number, part in met:
+        if part not in wanted:
+            last = len(spec.layers) - 1
+            raise PlanError(f"{place}stage {number}: model {spec.name!r} has no {_name(part)}; it has layers 0-{last}")
+
+
+def _name(part: Part) -> str:
+    return part_names([part])[0]
+
+
+def _check_groups(route: Route, spec: ModelSpec, place: str) -> None:
+    for number, stage in enumerate(route.stages, 1):
+        kinds = {part.kind for part in stage.parts}
+        for kind in stage.groups:
+            if kind not in kinds:
+                raise PlanError(f"{place}stage {number}: a group for {kind.value}, but the stage has no such part")
+        for kind in sorted(kinds):
+            check_group(stage.group(kind), kind, spec, f"{place}stage {number}, {kind.value}")
+
+
+def _check_memory(plan: Plan, fleet: Fleet, spec: ModelSpec) -> None:
+    for name, size in node_bytes(plan, spec).items():
+        has = fleet.node(name).device.memory
+        if size.total > has:
+            raise PlanError(
+                f"node {name!r} has {size_text(has)} of memory, but the plan needs {size_text(size.weights)} of "
+                f"weights, {size_text(size.kv)} of KV and {size_text(NODE_OVERHEAD)} for the worker there; move "
+                f"layers to another node or lower kv_tokens"
+            )
