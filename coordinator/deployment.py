@@ -22,7 +22,7 @@ from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.goal import Goal
 from potluck.planner.plan import Plan
 from potluck.planner.solve import DoesNotFit, solve
-from potluck.planner.validate import PlanError, validate
+from potluck.planner.validate import PlanError, single_node_stages, validate
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.link import LinkTarget
 from potluck.proto.shaper import Shape
@@ -168,6 +168,7 @@ class Deployment:
         """Plan, load, connect and open the doors."""
         plan = plan or solve(fleet, self._model.spec, self._serving.goal)
         validate(plan, fleet, self._model.spec)
+        single_node_stages(plan)
         observer.planned(plan, fleet)
         self._epoch += 1
         callers = self._required_callers()

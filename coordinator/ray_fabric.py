@@ -103,7 +103,9 @@ class RayFabric:
         _within(lambda: ray.init(**options), seconds, what, self._stopped)
 
     def _local_options(self) -> dict[str, Any]:
+        # "local": without it Ray would join a cluster that RAY_ADDRESS or an earlier run points to.
         return {
+            "address": "local",
             "include_dashboard": False,
             "num_cpus": 1,
             "object_store_memory": _OBJECT_STORE_BYTES,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from potluck.coordinator.generation import NodeStatus
 from potluck.coordinator.metrics import Metrics
 from potluck.coordinator.scheduler.scheduler import Delivery
+from potluck.planner.fleet import NodeName
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.step import Result
 
@@ -85,7 +86,7 @@ class StepWatch:
             for link in status.links:
                 self._links[status.node, link.node] = (link.frames, link.payload_bytes, link.header_bytes)
 
-    def engine_reported(self, engine: str, counts: Mapping[str, tuple[int, int, int]]) -> None:
+    def engine_reported(self, engine: str, counts: Mapping[NodeName, tuple[int, int, int]]) -> None:
         """What the engine itself sent to the workers."""
         with self._lock:
             for node, count in counts.items():

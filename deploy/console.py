@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import orjson
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from potluck.models.source import ModelPath, locate
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -44,6 +47,23 @@ def byte_progress() -> Iterator[Progress]:
     )
     with Progress(*columns, console=ERR, transient=True) as progress:
         yield progress
+
+
+def locating(model: str, cache: Path, offline: bool) -> ModelPath:
+    """The model a person named, with bars while it is put together.
+
+    Raises:
+        ModelNotFound: one line with the remedy.
+    """
+    tasks: dict[str, TaskID] = {}
+    with byte_progress() as bars:
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        return locate(model, cache, report, offline)
 
 
 def _escape(text: str) -> str:

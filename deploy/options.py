@@ -22,7 +22,8 @@ class DType(StrEnum):
 _SERVING, _PLACING, _OUTPUT = "Serving", "Placement", "Output"
 
 Model = Annotated[
-    str, typer.Argument(help="Alias (see `cluster models`), GGUF file, model folder, or org/name[@revision] on the hub.")
+    str,
+    typer.Argument(help="Alias (see `cluster models`), GGUF file, model folder, or org/name[@revision] on the hub."),
 ]
 FleetName = Annotated[
     str | None,
@@ -38,7 +39,9 @@ Address = Annotated[
 ]
 ComputeType = Annotated[
     DType,
-    typer.Option("--dtype", help="auto: bfloat16 where the processor multiplies it natively.", rich_help_panel=_PLACING),
+    typer.Option(
+        "--dtype", help="auto: bfloat16 where the processor multiplies it natively.", rich_help_panel=_PLACING
+    ),
 ]
 Rounds = Annotated[
     int,
@@ -57,6 +60,17 @@ KvTokens = Annotated[
         show_default=False,
     ),
 ]
+MaxRows = Annotated[
+    int,
+    typer.Option(
+        "--max-rows",
+        min=8,
+        max=4096,
+        help="Most tokens computed in one step (prefill chunks).",
+        rich_help_panel=_SERVING,
+    ),
+]
+Local = Annotated[bool, typer.Option("--local", help="Start the workers without Ray, on this machine only.")]
 Fewest = Annotated[
     bool,
     typer.Option("--fewest", help="Use as few nodes as can hold the model, not all.", rich_help_panel=_PLACING),
@@ -78,4 +92,3 @@ Offline = Annotated[
     bool, typer.Option("--offline", help="Never ask the Hugging Face hub.", envvar=settings.OFFLINE, show_envvar=True)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.", rich_help_panel=_OUTPUT)]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show the workers' logs.", rich_help_panel=_OUTPUT)]

@@ -74,6 +74,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without BOS. Control tokens spelled in it are text.
 
+        Only the token for unknown characters can come of text, where a vocabulary has one and lacks single bytes.
         Halves of surrogate pairs and the noncharacters U+FDD0 and U+FDD1 are read as U+FFFD.
         """
         return self._ids(as_text(text))

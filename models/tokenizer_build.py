@@ -93,7 +93,8 @@ def _bpe(vocabulary: Vocabulary, respelled: Mapping[str, str]) -> models.Model:
         raise TokenizerError("the tokenizer's vocabulary has ids that are double or out of range; download it again")
     unknown = data.get("unk_token")
     # SmolLM2 calls <|endoftext|> its unknown token: a user could write it with any character the vocabulary lacks.
-    if unknown is not None and vocab.get(unknown) in vocabulary.usage.end_ids | {vocabulary.usage.bos_id}:
+    # One that is no piece would make `tokenizers` fail on such a character.
+    if unknown not in vocab or vocab[unknown] in vocabulary.usage.end_ids | {vocabulary.usage.bos_id}:
         unknown = None
     options: dict[str, Any] = {name: bool(data.get(name)) for name in ("fuse_unk", "byte_fallback", "ignore_merges")}
     options |= {name: data[name] for name in ("continuing_subword_prefix", "end_of_word_suffix") if data.get(name)}
@@ -116,8 +117,10 @@ def _merges(merges: object, respelled: Mapping[str, str]) -> list[tuple[str, str
 
 def _unigram(data: Mapping[str, object], respelled: Mapping[str, str]) -> models.Model:
     vocab, unknown = data.get("vocab"), data.get("unk_id")
-    if not isinstance(vocab, list) or not vocab or not (unknown is None or isinstance(unknown, int)):
+    if not isinstance(vocab, list) or not vocab:
         raise TokenizerError("the tokenizer's vocabulary is no list of pieces and scores; download it again")
+    if not isinstance(unknown, int) or not 0 <= unknown < len(vocab):
+        raise TokenizerError("the tokenizer has no token for unknown characters (unk_id); download it again")
     pieces = [(respelled.get(piece, piece), float(score)) for piece, score in vocab]
     return models.Unigram(pieces, unknown, bool(data.get("byte_fallback")))
 

@@ -134,14 +134,16 @@ def _route_data(route: Route) -> dict[str, object]:
 
 
 def _stage_data(stage: Stage) -> dict[str, object]:
-    shares = [share_to_data(share) for share in stage.shares]
-    alone = len(shares) == 1 and stage.shares[0].is_whole
-    data = shares[0] if alone else {"shares": shares}
+    alone = len(stage.shares) == 1 and stage.shares[0].is_whole
+    data: dict[str, object] = share_to_data(stage.shares[0]) if alone else {"shares": _shares_data(stage.shares)}
     data["parts"] = part_names(stage.parts)
     if stage.groups:
-        groups = {kind.value: [share_to_data(share) for share in shares] for kind, shares in stage.groups.items()}
-        data["groups"] = groups
+        data["groups"] = {kind.value: _shares_data(shares) for kind, shares in stage.groups.items()}
     return data
+
+
+def _shares_data(shares: tuple[Share, ...]) -> list[dict[str, object]]:
+    return [share_to_data(share) for share in shares]
 
 
 def _prediction_data(prediction: Prediction) -> dict[str, object]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from potluck.models.spec import ModelSpec
 from potluck.planner.costs import Pass, itemsize, seconds
@@ -78,7 +79,7 @@ def _way(plan: Plan, fleet: Fleet, spec: ModelSpec, work: Pass) -> _Way:
 def _hops(route: Route, fleet: Fleet, work: Pass, row_bytes: int) -> Iterator[float]:
     stages = route.stages
     yield hop_seconds(fleet.link(fleet.engine, stages[0].node), 0)
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in pairwise(stages):
         rows = work.sampled if wants_sampled(after) else work.rows
         yield hop_seconds(fleet.link(before.node, after.node), rows * row_bytes)
     yield hop_seconds(fleet.link(stages[-1].node, fleet.engine), 0)

@@ -45,13 +45,15 @@ def solve(fleet: Fleet, spec: ModelSpec, goal: Goal) -> Plan:
         ValueError: the goal names a node that the fleet does not have.
     """
     _check_names(fleet, goal)
+    request = Request(spec, goal)
     nodes = [node for node in fleet.nodes if node.name not in goal.excluded]
-    for group in _groups(nodes, goal):
-        placements = [placement for chosen in group if (placement := _place(fleet, chosen, spec, goal))]
-        if placements:
-            plans = [_plan(fleet, spec, goal, placement) for placement in placements]
+    offers = {(node.name, ends): request.offer(node, ends) for node in nodes for ends in (False, True)}
+    for sets in _sets(nodes, goal):
+        found = [_place(fleet.engine, [node.name for node in chosen], request, offers) for chosen in sets]
+        plans = [_plan(fleet, request, placement) for placement in found if placement]
+        if plans:
             return min(plans, key=lambda plan: plan.prediction.time_per_token if plan.prediction else 0.0)
-    raise refusal(nodes, Request(spec, goal))
+    raise refusal(nodes, request)
 
 
 def _check_names(fleet: Fleet, goal: Goal) -> None:
@@ -61,7 +63,7 @@ def _check_names(fleet: Fleet, goal: Goal) -> None:
             raise ValueError(f"fleet {fleet.name!r} has no node {name!r}{suggestion(name, names)}")
 
 
-def _groups(nodes: Sequence[Node], goal: Goal) -> Iterator[list[tuple[Node, ...]]]:
+def _sets(nodes: Sequence[Node], goal: Goal) -> Iterator[list[tuple[Node, ...]]]:
     """Sets of nodes to try: the first list with a set that holds the model is the one to choose from."""
     if goal.spread == "all":
         yield [tuple(nodes)] if nodes else []
@@ -75,18 +77,24 @@ def _groups(nodes: Sequence[Node], goal: Goal) -> Iterator[list[tuple[Node, ...]
             yield [group for group in combinations(nodes, size) if goal.pinned <= {node.name for node in group}]
 
 
-def _place(fleet: Fleet, nodes: Sequence[Node], spec: ModelSpec, goal: Goal) -> _Placement | None:
+def _place(
+    engine: NodeName, nodes: Sequence[NodeName], request: Request, offers: Mapping[tuple[NodeName, bool], Offer]
+) -> _Placement | None:
     """Layers per node, with embedding and head on the first node in question that leaves room for everything."""
-    request, layers = Request(spec, goal), len(spec.layers)
-    fastest = sorted(nodes, key=lambda node: request.offer(node, ends=True).busy(layers))
-    for ends in sorted(fastest, key=lambda node: node.name != fleet.engine):
-        offers = tuple(request.offer(node, ends=node is ends) for node in nodes)
-        held = next(offer for offer in offers if offer.node == ends.name)
-        enough = sum(max(0, offer.room) for offer in offers) >= layers
-        pinned_fit = all(offer.room > 0 for offer in offers if offer.node in goal.pinned)
-        if held.room >= 0 and enough and pinned_fit and len(goal.pinned) <= layers:
-            return _Placement(ends.name, offers, split(offers, layers, _must(offers, layers, goal)))
+    layers = len(request.spec.layers)
+    fastest = sorted(nodes, key=lambda node: (node != engine, offers[node, True].busy(layers)))
+    for ends in fastest:
+        chosen = tuple(offers[node, node == ends] for node in nodes)
+        if offers[ends, True].room >= 0 and _enough(chosen, request):
+            return _Placement(ends, chosen, split(chosen, layers, _must(chosen, layers, request.goal)))
     return None
+
+
+def _enough(offers: Sequence[Offer], request: Request) -> bool:
+    """Whether the layers fit, and the pinned nodes can each have one."""
+    layers, pinned = len(request.spec.layers), request.goal.pinned
+    room = sum(max(0, offer.room) for offer in offers)
+    return room >= layers >= len(pinned) and all(offer.room > 0 for offer in offers if offer.node in pinned)
 
 
 def _must(offers: Sequence[Offer], layers: int, goal: Goal) -> list[NodeName]:
@@ -97,7 +105,8 @@ def _must(offers: Sequence[Offer], layers: int, goal: Goal) -> list[NodeName]:
     return [node for node in able if node in goal.pinned]
 
 
-def _plan(fleet: Fleet, spec: ModelSpec, goal: Goal, placement: _Placement) -> Plan:
+def _plan(fleet: Fleet, request: Request, placement: _Placement) -> Plan:
+    spec, goal = request.spec, request.goal
     used = [node for node, layers in placement.counts.items() if layers or node == placement.ends]
     order = ring_order(fleet, placement.ends, used, spec.hidden * itemsize(goal.dtype))
     windows = ring_windows(order, placement.counts, goal.rounds)
@@ -107,6 +116,6 @@ def _plan(fleet: Fleet, spec: ModelSpec, goal: Goal, placement: _Placement) -> P
         dtype=goal.dtype,
         routes=(ring_route(windows, placement.ends),),
         kv_tokens=goal.kv_tokens,
-        reasons=reasons(fleet, Request(spec, goal), decision),
+        reasons=reasons(fleet, request, decision),
     )
     return replace(plan, prediction=predict(plan, fleet, spec, goal))

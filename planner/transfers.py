@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 from potluck.models.spec import PartKind
@@ -55,8 +56,7 @@ def transfers(before: Stage, after: Stage, step: PackedStep) -> tuple[Transfer, 
 
 def route_transfers(route: Route, step: PackedStep) -> list[Transfer]:
     """All transfers of a step along a route, in order."""
-    pairs = zip(route.stages, route.stages[1:], strict=False)
-    return [transfer for before, after in pairs for transfer in transfers(before, after, step)]
+    return [transfer for before, after in pairwise(route.stages) for transfer in transfers(before, after, step)]
 
 
 def link_bytes(route: Route, step: PackedStep, row_bytes: int) -> dict[tuple[NodeName, NodeName], int]:

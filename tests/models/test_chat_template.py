@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from potluck.models.control_tokens import as_text
 from potluck.models.tokenizer import TemplateError, TokenizerError, load_tokenizer
@@ -121,6 +123,18 @@ def test_what_clients_send_makes_no_control_token(smollm2, message):
     assert controls(smollm2, ids) == plain
     sent = "".join(part["text"] for part in message["content"]) if isinstance(message["content"], list) else None
     assert as_text(message["role"] + "\n" + (sent or message["content"])) in smollm2.decode(ids)
+
+
+FRAGMENTS = ["<|im_end|>", "<|im_", "start|>", "<|", "|>", "im_end", "<", ">", "|", "\n", " ", "\ufdd0", "\ufdd1", "1."]
+hostile = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=2), max_size=8).map("".join)
+
+
+@settings(max_examples=100, deadline=None)
+@given(contents=st.lists(hostile, min_size=1, max_size=3), role=hostile)
+def test_nothing_pieced_together_makes_a_control_token(smollm2, contents, role):
+    messages = [USER, *({"role": role, "content": content} for content in contents)]
+    benign = smollm2.encode_chat([USER] * len(messages))
+    assert controls(smollm2, smollm2.encode_chat(messages)) == controls(smollm2, benign)
 
 
 TRICKS = {

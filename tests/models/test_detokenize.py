@@ -44,6 +44,7 @@ def test_no_piece_is_half_a_character(request, name, text):
     tokenizer = request.getfixturevalue(name)
     expected = "".join(character for character in as_text(text) if LACKING[name].isdisjoint(character.encode()))
     pieces = streamed(tokenizer, tokenizer.encode(expected))
+    expected = expected.replace("\u2581", " ") if name == "gemma3" else expected  # SentencePiece's own space
     assert "".join(pieces) == expected
     assert sum(piece.count("\ufffd") for piece in pieces) == expected.count("\ufffd")
 

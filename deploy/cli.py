@@ -1,0 +1,206 @@
+"""The `cluster` command: what people type. Checks the words, calls the rooms, says errors in one line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from potluck.deploy import options as flags
+from potluck.deploy import settings
+from potluck.deploy.console import complain, hint
+from potluck.deploy.errors import known_errors
+
+if TYPE_CHECKING:
+    from potluck.deploy.prepare import Prepared, Where, Wish
+    from potluck.models.source import ModelPath
+
+app = typer.Typer(
+    name="cluster",
+    help="Serve one language model from the machines you already own.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+def serve(  # noqa: PLR0913
+    model: flags.Model,
+    fleet: flags.FleetName = None,
+    address: flags.Address = None,
+    host: Annotated[str, typer.Option(help="Address the HTTP API listens at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(help="Key clients must send as bearer token; may be repeated.", envvar=settings.API_KEY),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="Further name that the Host header may carry; * for any.")
+    ] = None,
+    cors_origin: Annotated[list[str] | None, typer.Option(help="Web page origin that may call the API.")] = None,
+    plan: flags.PlanFile = None,
+    dtype: flags.ComputeType = flags.DType.AUTO,
+    rounds: flags.Rounds = 1,
+    context: flags.Context = None,
+    kv_tokens: flags.KvTokens = None,
+    max_rows: flags.MaxRows = 256,
+    fewest: flags.Fewest = False,
+    without: flags.Without = None,
+    local: flags.Local = False,
+    cache: flags.Cache = None,
+    offline: flags.Offline = False,
+    as_json: flags.AsJson = False,
+) -> None:
+    """Serve a model over the OpenAI-compatible HTTP API.
+
+    With --fleet over an emulated fleet on this machine, with --address over the nodes of a Ray cluster, with neither
+    on this machine alone.
+    """
+    from potluck.coordinator.api.options import ApiOptions
+    from potluck.coordinator.api.security import default_hosts
+    from potluck.deploy.prepare import Where, Wish
+    from potluck.deploy.serve import Address, serve
+
+    wish = Wish(dtype, rounds, context, kv_tokens, fewest, tuple(without or ()), max_rows)
+    prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline), wish, plan)
+    hosts = (*default_hosts(host), *(allowed_host or ()))
+    options = ApiOptions(
+        aliases=(model,), api_keys=tuple(api_key or ()), allowed_hosts=hosts, cors_origins=tuple(cors_origin or ())
+    )
+    raise typer.Exit(serve(prepared, Address(host, port, options), as_json))
+
+
+@app.command()
+def run(  # noqa: PLR0913
+    model: flags.Model,
+    prompt: Annotated[str, typer.Argument(help="What to say to the model; - reads it from standard input.")],
+    fleet: flags.FleetName = None,
+    address: flags.Address = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")] = 0.0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same text [default: random].")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as text, without the chat template.")] = False,
+    plan: flags.PlanFile = None,
+    dtype: flags.ComputeType = flags.DType.AUTO,
+    rounds: flags.Rounds = 1,
+    context: flags.Context = None,
+    fewest: flags.Fewest = False,
+    without: flags.Without = None,
+    local: flags.Local = False,
+    cache: flags.Cache = None,
+    offline: flags.Offline = False,
+    as_json: flags.AsJson = False,
+) -> None:
+    """One answer, streamed to the terminal, no server."""
+    from potluck.deploy.prepare import Where, Wish
+    from potluck.deploy.run import Ask, run
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    wish = Wish(dtype, rounds, context, None, fewest, tuple(without or ()))
+    prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline), wish, plan)
+    raise typer.Exit(run(prepared, Ask(text, max_tokens, temperature, seed, raw), as_json))
+
+
+@app.command()
+def plan(  # noqa: PLR0913
+    model: flags.Model,
+    fleet: flags.FleetName = None,
+    address: flags.Address = None,
+    save: Annotated[Path | None, typer.Option(help="Write the plan to this YAML file, to edit and give back.")] = None,
+    plan_file: flags.PlanFile = None,
+    dtype: flags.ComputeType = flags.DType.AUTO,
+    rounds: flags.Rounds = 1,
+    context: flags.Context = None,
+    kv_tokens: flags.KvTokens = None,
+    fewest: flags.Fewest = False,
+    without: flags.Without = None,
+    local: flags.Local = False,
+    cache: flags.Cache = None,
+    offline: flags.Offline = False,
+    as_json: flags.AsJson = False,
+) -> None:
+    """Show who would hold what and why, without loading anything."""
+    from potluck.deploy.looking import Output, show_plan
+    from potluck.deploy.prepare import Where, Wish
+
+    where = Where(fleet, address, local, _cache(cache), offline)
+    wish = Wish(dtype, rounds, context, kv_tokens, fewest, tuple(without or ()))
+    show_plan(_find(model, cache, offline), where, wish, Output(plan_file, save, as_json))
+    if not as_json:
+        hint(f"next: cluster serve {model}{_where_words(fleet, address)}" + (f" --plan {save}" if save else ""))
+
+
+@app.command()
+def nodes(
+    fleet: flags.FleetName = None,
+    address: flags.Address = None,
+    local: flags.Local = False,
+    cache: flags.Cache = None,
+    as_json: flags.AsJson = False,
+) -> None:
+    """Show the machines of a fleet and the links between them: as described, or as measured now."""
+    from potluck.deploy.looking import show_nodes
+    from potluck.deploy.prepare import Where
+
+    show_nodes(Where(fleet, address, local, _cache(cache)), as_json)
+    if not as_json:
+        hint("next: cluster plan smollm2" + _where_words(fleet, address))
+
+
+@app.command()
+def models(cache: flags.Cache = None, as_json: flags.AsJson = False) -> None:
+    """Show the models that can be served without a download."""
+    from potluck.deploy.looking import show_models
+
+    show_models(_cache(cache), as_json)
+    if not as_json:
+        hint("next: cluster serve smollm2 --fleet trio")
+
+
+def _where_words(fleet: str | None, address: str | None) -> str:
+    return f" --fleet {fleet}" if fleet else f" --address {address}" if address else ""
+
+
+def _cache(cache: Path | None) -> Path:
+    return (cache or settings.read_settings().cache).expanduser()
+
+
+def _find(model: str, cache: Path | None, offline: bool) -> ModelPath:
+    from potluck.deploy.console import locating
+
+    return locating(model, _cache(cache), offline)
+
+
+def _prepare(model: str, where: Where, wish: Wish, plan: Path | None) -> Prepared:
+    from potluck.deploy.console import locating
+    from potluck.deploy.prepare import prepare
+
+    return prepare(locating(model, where.cache, where.offline), where, wish, plan)
+
+
+def main() -> None:
+    """Entry point of `cluster`: every known error is one line on standard error and exit code 1 (2 for usage)."""
+    settings.quiet_ray()
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except KeyboardInterrupt:
+        complain("interrupted")
+        code = 130
+    except BrokenPipeError:
+        code = 141
+    except known_errors() as error:
+        complain(str(error) or type(error).__name__)
+        code = 1
+    sys.stdout.flush()
+    sys.exit(code if isinstance(code, int) else 0)

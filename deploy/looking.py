@@ -1,0 +1,103 @@
+"""Commands that only look: `plan`, `nodes` and `models`."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rich import box
+from rich.console import Group
+from rich.table import Table
+
+from potluck.coordinator.calls import Callers, fleet_of
+from potluck.deploy.console import ERR, OUT, show
+from potluck.deploy.fleet_files import read_fleet
+from potluck.deploy.machine import native_dtype
+from potluck.deploy.plan_data import plan_report
+from potluck.deploy.prepare import Where, Wish, fabric_of, goal_of, read_plan
+from potluck.deploy.tables import bytes_text, links_table, nodes_table, plan_table
+from potluck.models.open import read_spec
+from potluck.models.source import ModelPath, known_models
+from potluck.planner.fleet import Fleet, NodeName
+from potluck.planner.fleet_file import fleet_to_data
+from potluck.planner.plan_file import plan_to_data
+from potluck.planner.solve import solve
+from potluck.planner.validate import validate
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A plan to check instead of solving, where to write the plan, and in which form to show it."""
+
+    plan: Path | None
+    save: Path | None
+    as_json: bool
+
+
+def show_plan(found: ModelPath, where: Where, wish: Wish, output: Output) -> None:
+    """Solve (or check a plan made by hand) and show who would hold what.
+
+    Raises:
+        DoesNotFit, PlanError, FleetFileError, OSError: one line each.
+    """
+    spec = read_spec(found.path)
+    goal = goal_of(spec, found.name, wish)
+    fleet = read_fleet(where.fleet) if where.fleet else measured_fleet(where, goal.dtype)
+    plan = read_plan(output.plan, spec) if output.plan else solve(fleet, spec, goal)
+    validate(plan, fleet, spec)
+    show(plan_table(plan, fleet), plan_report(plan, fleet), output.as_json)
+    if output.save:
+        output.save.write_text(yaml.safe_dump(plan_to_data(plan), sort_keys=False, width=120), "utf-8")
+
+
+def show_nodes(where: Where, as_json: bool) -> None:
+    """Show a described fleet, or measure one."""
+    fleet = read_fleet(where.fleet) if where.fleet else measured_fleet(where, native_dtype())
+    tables = [nodes_table(fleet), *([links_table(fleet)] if len(fleet.nodes) > 1 else [])]
+    show(Group(*tables), fleet_to_data(fleet), as_json)
+
+
+def measured_fleet(where: Where, dtype: str) -> Fleet:
+    """Start a worker on every node, let it measure, and stop it again.
+
+    Raises:
+        FabricError, CallError: one line each.
+    """
+    fabric, token = fabric_of(where, None), secrets.token_hex(32)
+    try:
+        with ERR.status("starting a worker on every node"):
+            callers = Callers(fabric.start(token), token)
+        try:
+            with ERR.status("measuring nodes and links"):
+                replies = callers.probe(dtype)
+        finally:
+            callers.close()
+    finally:
+        fabric.stop()
+    return fleet_of(replies, NodeName(next(iter(replies))))
+
+
+def show_models(cache: Path, as_json: bool) -> None:
+    """Show what can be served right now."""
+    known = known_models(cache)
+    table = Table(box=box.SIMPLE_HEAD, title="models", title_justify="left", title_style="bold")
+    for heading in ("name", "size", "installed", "where it comes from"):
+        table.add_column(heading, overflow="fold")
+    for model in known:
+        size = bytes_text(model.nbytes) if model.nbytes else ""
+        table.add_row(model.name, size, "yes" if model.installed else "no", model.origin)
+    data = [
+        {
+            "name": model.name,
+            "installed": model.installed,
+            "bytes": model.nbytes,
+            "path": str(model.path) if model.path else None,
+            "origin": model.origin,
+        }
+        for model in known
+    ]
+    show(table, data, as_json)
+    if not as_json:
+        OUT.print("Also: any GGUF file, model folder, or org/name on the Hugging Face hub.", style="dim")

@@ -1,0 +1,197 @@
+"""From what was asked on the command line to a fleet, a goal and workers to start. Shared by serve, run and plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from potluck.coordinator.deployment import ModelFiles, Serving
+from potluck.coordinator.fabric import Fabric, LocalFabric, WorkerLaunch
+from potluck.coordinator.ray_fabric import RayFabric
+from potluck.deploy.emulate import Emulation, emulate, time_scale
+from potluck.deploy.fleet_files import read_fleet
+from potluck.deploy.machine import measure_machine, native_dtype
+from potluck.models.open import open_checkpoint, read_spec
+from potluck.models.source import ModelPath
+from potluck.models.spec import ModelSpec
+from potluck.planner.fleet import Fleet, NodeName
+from potluck.planner.goal import Goal
+from potluck.planner.plan import Plan
+from potluck.planner.plan_file import plan_from_data
+from potluck.planner.solve import solve
+from potluck.planner.validate import PlanError, validate
+from potluck.proto.shaper import Shape
+
+_CONTEXT = 8192
+_KV_TOKENS = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the command line asks for, about placement. None leaves the choice to Potluck."""
+
+    dtype: str = "auto"
+    rounds: int = 1
+    context: int | None = None
+    kv_tokens: int | None = None
+    fewest: bool = False
+    without: tuple[str, ...] = ()
+    max_rows: int = 256
+
+
+def context_of(spec: ModelSpec, wish: Wish) -> int:
+    """Longest sequence: as asked, never more than the model was made for.
+
+    Raises:
+        ValueError: more was asked than the model can do.
+    """
+    if wish.context and wish.context > spec.context:
+        raise ValueError(f"--context {wish.context} is more than the {spec.context} tokens {spec.name} was made for")
+    return wish.context or min(spec.context, _CONTEXT)
+
+
+def goal_of(spec: ModelSpec, name: str, wish: Wish) -> Goal:
+    """What the planner plans for."""
+    context = context_of(spec, wish)
+    return Goal(
+        dtype=native_dtype() if wish.dtype == "auto" else wish.dtype,
+        kv_tokens=wish.kv_tokens or min(4 * context, max(context, _KV_TOKENS)),
+        rounds=wish.rounds,
+        spread="fewest" if wish.fewest else "all",
+        excluded=frozenset(NodeName(node) for node in wish.without),
+        model=name,
+        chunk=wish.max_rows,
+    )
+
+
+def read_plan(path: Path, spec: ModelSpec) -> Plan:
+    """The plan in a YAML file.
+
+    Raises:
+        PlanError: it cannot be read, or it is no plan for this model.
+    """
+    try:
+        return plan_from_data(yaml.safe_load(path.read_text("utf-8")), spec)
+    except OSError as error:
+        raise PlanError(f"plan {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise PlanError(f"plan {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise PlanError(f"plan {path}: not a text file") from None
+
+
+def model_files(found: ModelPath) -> ModelFiles:
+    """Spec and content digest of a model on disk.
+
+    Raises:
+        CheckpointError, UnsupportedModel: it cannot be served.
+    """
+    return ModelFiles(read_spec(found.path), str(found.path), open_checkpoint(found.path).fingerprint)
+
+
+@dataclass(frozen=True, slots=True)
+class EmulatedFleet:
+    """A described fleet made ready to be imitated on this machine."""
+
+    fleet: Fleet
+    scale: float
+    emulations: dict[NodeName, Emulation]
+
+    def launches(self, cache: Path) -> list[WorkerLaunch]:
+        """How to start the workers. Each has a cache of its own, as real machines do."""
+        return [
+            WorkerLaunch(
+                node=name,
+                cache=str(cache / "emulated" / self.fleet.name / name),
+                memory=emulation.memory,
+                emulate=emulation.to_json(),
+                log=str(cache / "logs" / f"{name}.log"),
+            )
+            for name, emulation in self.emulations.items()
+        ]
+
+    def engine_links(self) -> dict[str, Shape]:
+        """Links from the node where requests arrive, as they are emulated."""
+        return {node: Shape(*link) for node, link in self.emulations[self.fleet.engine].links.items()}
+
+
+def emulated_fleet(reference: str, cache: Path) -> EmulatedFleet:
+    """Read a fleet and work out what imitating it takes here.
+
+    Raises:
+        FleetFileError, CalibrationError: one line each.
+    """
+    fleet = read_fleet(reference)
+    machine = measure_machine(cache)
+    return EmulatedFleet(fleet, time_scale(fleet, machine), emulate(fleet, machine))
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that serving a model takes, worked out and checked, with nothing started yet."""
+
+    name: str
+    path: Path
+    cache: Path
+    files: ModelFiles
+    serving: Serving
+    fabric: Fabric
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which machines: an emulated fleet (on a Ray of its own here), a Ray cluster, or this machine.
+
+    `local` starts the workers without Ray.
+    """
+
+    fleet: str | None
+    address: str | None
+    local: bool
+    cache: Path
+    offline: bool = False
+
+
+def prepare(found: ModelPath, where: Where, wish: Wish, plan_file: Path | None) -> Prepared:
+    """Check all that can be checked before anything is started.
+
+    Raises:
+        CheckpointError, UnsupportedModel, FleetFileError, CalibrationError, PlanError, DoesNotFit, ValueError: one
+            line each.
+    """
+    files = model_files(found)
+    goal, context = goal_of(files.spec, found.name, wish), context_of(files.spec, wish)
+    plan = read_plan(plan_file, files.spec) if plan_file else None
+    emulated = emulated_fleet(where.fleet, where.cache) if where.fleet else None
+    serving = _serving(goal, context, emulated, wish.max_rows)
+    if plan:
+        serving = replace(serving, plan=plan, goal=replace(goal, dtype=plan.dtype, kv_tokens=plan.kv_tokens))
+    if emulated:
+        validate(plan or solve(emulated.fleet, files.spec, goal), emulated.fleet, files.spec)
+    fabric = fabric_of(where, emulated)
+    return Prepared(found.name, found.path, where.cache, files, serving, fabric, emulated.scale if emulated else 1.0)
+
+
+def fabric_of(where: Where, emulated: EmulatedFleet | None) -> Fabric:
+    cache = where.cache
+    if emulated:
+        launches = emulated.launches(cache)
+        return LocalFabric(launches) if where.local else RayFabric(None, emulated=launches)
+    template = WorkerLaunch("here", str(cache), log=str(cache / "logs" / "worker.log"))
+    return LocalFabric([template]) if where.local else RayFabric(where.address, template=template)
+
+
+def _serving(goal: Goal, context: int, emulated: EmulatedFleet | None, max_rows: int) -> Serving:
+    if emulated is None:
+        return Serving(goal, context, max_rows=max_rows)
+    return Serving(
+        goal,
+        context,
+        fleet=emulated.fleet,
+        links=emulated.engine_links(),
+        max_rows=max_rows,
+        step_seconds=60.0 * emulated.scale,
+    )
