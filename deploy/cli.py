@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from potluck.deploy import options as flags
@@ -30,7 +29,7 @@ app = typer.Typer(
 
 
 @app.command()
-def serve(  # noqa: PLR0913
+def serve(
     model: flags.Model,
     fleet: flags.FleetName = None,
     address: flags.Address = None,
@@ -77,14 +76,14 @@ def serve(  # noqa: PLR0913
 
 
 @app.command()
-def run(  # noqa: PLR0913
+def run(
     model: flags.Model,
     prompt: Annotated[str, typer.Argument(help="What to say to the model; - reads it from standard input.")],
     fleet: flags.FleetName = None,
     address: flags.Address = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")] = 0.0,
-    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same text [default: random].")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same text (default: random).")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as text, without the chat template.")] = False,
     plan: flags.PlanFile = None,
     dtype: flags.ComputeType = flags.DType.AUTO,
@@ -108,7 +107,7 @@ def run(  # noqa: PLR0913
 
 
 @app.command()
-def plan(  # noqa: PLR0913
+def plan(
     model: flags.Model,
     fleet: flags.FleetName = None,
     address: flags.Address = None,
@@ -188,19 +187,12 @@ def main() -> None:
     """Entry point of `cluster`: every known error is one line on standard error and exit code 1 (2 for usage)."""
     settings.quiet_ray()
     try:
-        code = app(standalone_mode=False)
-    except click.exceptions.Abort:
-        code = 130
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+        app()
     except KeyboardInterrupt:
         complain("interrupted")
-        code = 130
+        sys.exit(130)
     except BrokenPipeError:
-        code = 141
+        sys.exit(141)
     except known_errors() as error:
         complain(str(error) or type(error).__name__)
-        code = 1
-    sys.stdout.flush()
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(1)

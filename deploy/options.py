@@ -23,7 +23,7 @@ _SERVING, _PLACING, _OUTPUT = "Serving", "Placement", "Output"
 
 Model = Annotated[
     str,
-    typer.Argument(help="Alias (see `cluster models`), GGUF file, model folder, or org/name[@revision] on the hub."),
+    typer.Argument(help="Alias (see `cluster models`), GGUF file, model folder or org/name[@revision]."),
 ]
 FleetName = Annotated[
     str | None,
@@ -39,9 +39,7 @@ Address = Annotated[
 ]
 ComputeType = Annotated[
     DType,
-    typer.Option(
-        "--dtype", help="auto: bfloat16 where the processor multiplies it natively.", rich_help_panel=_PLACING
-    ),
+    typer.Option("--dtype", help="auto: bfloat16 where the processor is built for it.", rich_help_panel=_PLACING),
 ]
 Rounds = Annotated[
     int,
@@ -49,14 +47,14 @@ Rounds = Annotated[
 ]
 Context = Annotated[
     int | None,
-    typer.Option(min=16, help="Longest sequence in tokens [default: the model's, at most 8192].", show_default=False),
+    typer.Option(min=16, help="Longest sequence in tokens (default: the model's, at most 8192).", show_default=False),
 ]
 KvTokens = Annotated[
     int | None,
     typer.Option(
         "--kv-tokens",
         min=16,
-        help="Tokens of KV that all requests together may hold [default: 4 contexts, at most 16384].",
+        help="Tokens of KV that all requests together may hold (default: 4 contexts, at most 16384).",
         show_default=False,
     ),
 ]
@@ -82,7 +80,7 @@ Without = Annotated[
 Cache = Annotated[
     Path | None,
     typer.Option(
-        help="Folder for fetched tensors, assembled models, calibration and logs [default: ~/.cache/potluck].",
+        help="Folder for fetched tensors, assembled models, calibration and logs (default: ~/.cache/potluck).",
         envvar=settings.CACHE,
         show_envvar=True,
         show_default=False,

@@ -63,9 +63,7 @@ def _generation(tokenizer: Tokenizer, ask: Ask, context: int) -> Generation:
     if not prompt:
         raise ValueError("the prompt is empty; give it some text")
     if len(prompt) >= context:
-        raise ValueError(
-            f"the prompt has {len(prompt)} tokens, the context only {context}; shorten it or use --context"
-        )
+        raise ValueError(f"the prompt has {len(prompt)} tokens, the context {context}; shorten it or raise --context")
     seed = secrets.randbits(63) if ask.seed is None else ask.seed
     sampling = Sampling(seed=seed, temperature=ask.temperature, prompt_tokens=len(prompt))
     return Generation(tuple(prompt), sampling, min(ask.max_tokens, context - len(prompt)), tokenizer.end_ids)

@@ -20,7 +20,7 @@ def table(value: object, where: str) -> Mapping[str, object]:
         raise FieldError(f"{where} must be a table of fields, not {kind_of(value)}")
     for key in value:
         if not isinstance(key, str):
-            raise FieldError(f"{where}: the name {key!r} is {kind_of(key)}; put it in quotes to make it text")
+            raise FieldError(f"{where}: the name {shown(key)} is {kind_of(key)}; put it in quotes to make it text")
     return value
 
 
@@ -94,7 +94,8 @@ def one_of(value: object, where: str, known: Iterable[str]) -> str:
     """
     names = list(known)
     if not isinstance(value, str) or value not in names:
-        raise FieldError(f"{where}: {shown(value)} is not known{suggestion(str(value), names)}")
+        word = value if isinstance(value, str) else ""
+        raise FieldError(f"{where}: {shown(value)} is not known{suggestion(word, names)}")
     return value
 
 
@@ -102,12 +103,13 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'flops'?`, or the list of what there is."""
     names = list(known)
     close = get_close_matches(word.lower(), names, n=1) or get_close_matches(word, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there is: {', '.join(names)}"
+    return f"; did you mean {str(close[0])!r}?" if close else f"; there is: {', '.join(names)}"
 
 
 def shown(value: object, longest: int = 60) -> str:
     """A value quoted for a one-line message."""
-    quoted = repr(value)
+    # Python refuses to print integers of more than 4300 digits.
+    quoted = repr(value) if not isinstance(value, int) or value.bit_length() < 256 else "a huge number"
     return quoted if len(quoted) <= longest else f"{quoted[:longest]}..."
 
 

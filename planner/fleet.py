@@ -48,7 +48,7 @@ class Node:
         if not self.devices:
             raise ValueError(f"node {self.name!r} has no device")
         for device in self.devices:
-            if device.flops <= 0 or device.memory_bandwidth <= 0 or device.memory <= 0:
+            if not (device.flops > 0 and device.memory_bandwidth > 0 and device.memory > 0):
                 raise ValueError(f"node {self.name!r}: speed, memory bandwidth and memory must be positive")
 
     @property
@@ -63,6 +63,15 @@ class Link:
 
     latency: float
     bandwidth: float
+
+    def __post_init__(self) -> None:
+        """Refuse a link that nothing could cross.
+
+        Raises:
+            ValueError: a negative latency, or no bandwidth.
+        """
+        if not (self.latency >= 0 and self.bandwidth > 0):
+            raise ValueError(f"a link of {self.latency} s and {self.bandwidth} bytes/s: nothing could cross it")
 
 
 @dataclass(frozen=True, slots=True)

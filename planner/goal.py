@@ -18,7 +18,8 @@ class Goal:
         kv_tokens: tokens of KV that all requests together may hold; every node keeps this much for its layers.
         rounds: how often a token goes round the nodes (piped ring, PRIMA.CPP).
         spread: `all` gives every node at least one layer where memory and the number of layers allow; `fewest` uses
-            as few nodes as can hold the model.
+            as few nodes as can hold the model, the engine's among them if that takes no more, and of such sets the
+            one with the least time per token.
         excluded: nodes that get nothing.
         pinned: nodes that must get a layer.
         model: the name the plan carries; the spec's own where empty.

@@ -52,8 +52,12 @@ def solve(fleet: Fleet, spec: ModelSpec, goal: Goal) -> Plan:
         found = [_place(fleet.engine, [node.name for node in chosen], request, offers) for chosen in sets]
         plans = [_plan(fleet, request, placement) for placement in found if placement]
         if plans:
-            return min(plans, key=lambda plan: plan.prediction.time_per_token if plan.prediction else 0.0)
+            return min(plans, key=lambda plan: (fleet.engine not in plan.nodes, _time_per_token(plan)))
     raise refusal(nodes, request)
+
+
+def _time_per_token(plan: Plan) -> float:
+    return plan.prediction.time_per_token if plan.prediction else 0.0
 
 
 def _check_names(fleet: Fleet, goal: Goal) -> None:

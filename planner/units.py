@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
 
+from potluck.planner.fields import shown
+
 _PATTERN = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)((?:[eE][+-]?[0-9]+)?)\s*([^\s0-9.+-]*)", re.ASCII)
 _LONGEST = 64
 
@@ -75,10 +77,10 @@ def parse(value: object, quantity: Quantity) -> float:
         UnitError: not a quantity of this kind, negative, or not finite.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise UnitError(f"{_shown(value)} is not {quantity.name}; write for example {quantity.example}")
+        raise UnitError(f"{shown(value)} is not {quantity.name}; write for example {quantity.example}")
     number = _parse_text(value, quantity) if isinstance(value, str) else _as_float(value)
     if not math.isfinite(number) or number < 0:
-        raise UnitError(f"{_shown(value)} is out of range for {quantity.name}; write for example {quantity.example}")
+        raise UnitError(f"{shown(value)} is out of range for {quantity.name}; write for example {quantity.example}")
     return number
 
 
@@ -90,7 +92,7 @@ def parse_bytes(value: object) -> int:
     """
     number = parse(value, BYTES)
     if number != int(number):
-        raise UnitError(f"{_shown(value)} is not a whole number of bytes")
+        raise UnitError(f"{shown(value)} is not a whole number of bytes")
     return int(number)
 
 
@@ -122,11 +124,11 @@ def _as_float(value: float) -> float:
 def _parse_text(text: str, quantity: Quantity) -> float:
     match = _PATTERN.fullmatch(text.strip()) if len(text) <= _LONGEST else None
     if match is None:
-        raise UnitError(f"{_shown(text)} is not {quantity.name}; write for example {quantity.example}")
+        raise UnitError(f"{shown(text)} is not {quantity.name}; write for example {quantity.example}")
     mantissa, exponent, unit = match.groups()
     factor = quantity.units.get(unit, None) if unit else Fraction(1)
     if factor is None:
-        raise UnitError(f"{_shown(text)}: {unit!r} is not a unit of {quantity.name}{_hint(unit, quantity)}")
+        raise UnitError(f"{shown(text)}: {unit!r} is not a unit of {quantity.name}{_hint(unit, quantity)}")
     return _scaled(mantissa + exponent, factor)
 
 
@@ -150,8 +152,3 @@ def _hint(unit: str, quantity: Quantity) -> str:
     exact_but_for_case = [known for known in quantity.units if known.lower() == unit.lower()]
     close = exact_but_for_case or get_close_matches(unit, quantity.units, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; write for example {quantity.example}"
-
-
-def _shown(value: object) -> str:
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -35,7 +35,10 @@ def read_yaml(text: str) -> object:
     except yaml.MarkedYAMLError as error:
         place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise FieldError(f"{place}not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except FieldError:
+        raise
+    # PyYAML lets impossible dates and overlong numbers through as a plain ValueError.
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise FieldError(f"not valid YAML: {' '.join(str(error).split())}") from error
     finally:
         if loader is not None:

@@ -15,6 +15,7 @@ MAX_HISTORY = 1 << 18
 MAX_TOKEN = 2**31 - 1
 INFINITY = math.inf
 _FINITE = 1e30
+_MAX_TEXT = 1000
 
 
 def pack_step(step: Step) -> bytes:
@@ -147,18 +148,32 @@ def _to_sampling(value: object) -> Sampling:
 
 def _from_outcome(outcome: Outcome) -> list[object]:
     score = None if outcome.score is None else _from_score(outcome.score)
-    return [outcome.sequence, outcome.token, outcome.accepted, score, [_from_score(item) for item in outcome.prompt]]
+    return [
+        outcome.sequence,
+        outcome.token,
+        outcome.accepted,
+        score,
+        [_from_score(item) for item in outcome.prompt],
+        outcome.error,
+    ]
 
 
 def _to_outcome(value: object) -> Outcome:
-    sequence, token, accepted, score, prompt = fields(value, 5, "outcome")
+    sequence, token, accepted, score, prompt, error = fields(value, 6, "outcome")
     return Outcome(
         sequence=integer(sequence, 0, LARGEST, "sequence"),
         token=integer(token, -1, MAX_TOKEN, "token"),
         accepted=integer(accepted, 0, MAX_ROWS, "accepted"),
         score=None if score is None else _to_score(score),
         prompt=[_to_score(item) for item in array(prompt, MAX_ROWS, "prompt scores")],
+        error=_text(error),
     )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
+        raise FrameError("the outcome's error is not a short text")
+    return value
 
 
 def _from_score(score: TokenScore) -> list[object]:

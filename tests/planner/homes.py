@@ -48,7 +48,7 @@ def plan(*stages, dtype="float32", kv_tokens=64, **rest):
 
 # Drawn by hypothesis ------------------------------------------------------------------------------------------------
 
-NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True).filter(lambda name: name != "default")
+NAMES = st.sampled_from(["a", "b", "B", "7", "mini-pc", "nas.local", "my_laptop", "x" * 63, "true", "1e3", "layers"])
 POSITIVE = st.floats(1e-3, 1e18) | st.integers(1, 10**15).map(float)
 
 

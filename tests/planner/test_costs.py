@@ -1,0 +1,84 @@
+"""What parts cost, and that the planner's bytes are those the worker allocates."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from potluck.models.spec import Part, PartKind
+from potluck.planner.costs import (
+    Pass,
+    bytes_moved,
+    flops,
+    itemsize,
+    kv_bytes_per_token,
+    layer_parts,
+    seconds,
+    weight_bytes,
+)
+from potluck.planner.fleet import Device
+from potluck.planner.memory import node_bytes
+from potluck.worker.shard import Shard, ShardConfig, Window
+
+EMBEDDING, HEAD = Part(PartKind.EMBEDDING), Part(PartKind.HEAD)
+
+
+def test_smollm2_by_hand(smollm2):
+    layer = 576 * (2 * 576 + 2 * 192) + 3 * 576 * 1536
+    assert weight_bytes(smollm2, layer_parts([0]), "bfloat16") == 2 * layer + 4 * 2 * 576
+    assert weight_bytes(smollm2, [EMBEDDING], "float32") == 4 * 49152 * 576
+    assert kv_bytes_per_token(smollm2, "bfloat16") == 2 * 2 * 3 * 64
+    assert flops(smollm2, Part(PartKind.FFN, 0), Pass(5, 1, 1)) == 2 * 3 * 576 * 1536 * 5
+    assert flops(smollm2, HEAD, Pass(5, 2, 1)) == 2 * 49152 * 576 * 2
+    decode = Pass(1, 1, 100)
+    assert flops(smollm2, Part(PartKind.ATTENTION, 0), decode) == 2 * 576 * (2 * 576 + 2 * 192) + 4 * 576 * 100
+
+
+def test_tied_ends_cost_once_together_and_fully_apart(homes):
+    tied, untied = homes.model(tied_head=True), homes.model()
+    both = weight_bytes(tied, [EMBEDDING, HEAD], "float32")
+    matrix = 4 * 320 * 64
+    assert both == matrix + 4 * 64
+    assert weight_bytes(tied, [HEAD], "float32") == both
+    assert weight_bytes(untied, [EMBEDDING, HEAD], "float32") == both + matrix
+
+
+def test_a_window_bounds_what_is_attended_to(homes):
+    attention = Part(PartKind.ATTENTION, 0)
+    near, far = Pass(1, 1, 8), Pass(1, 1, 1000)
+    windowed, full = homes.model(window=8), homes.model()
+    assert flops(windowed, attention, far) == flops(windowed, attention, near) < flops(full, attention, far)
+    assert bytes_moved(windowed, attention, "float32", far) < bytes_moved(full, attention, "float32", far)
+
+
+def test_the_slower_of_streaming_and_multiplying_counts(smollm2):
+    ffn = [Part(PartKind.FFN, 0)]
+    device = Device("cpu", flops=100e9, memory_bandwidth=20e9, memory=1)
+    one, many = Pass(1, 1, 1), Pass(512, 1, 512)
+    assert seconds(smollm2, ffn, one, (device, "float32")) == weight_bytes(smollm2, ffn, "float32") / 20e9
+    assert seconds(smollm2, ffn, many, (device, "float32")) == flops(smollm2, ffn[0], many) / 100e9
+
+
+def test_a_head_with_nothing_to_sample_costs_nothing(smollm2):
+    device = Device("cpu", 1e9, 1e9, 1)
+    assert seconds(smollm2, [HEAD], Pass(512, 0, 512), (device, "float32")) == 0
+
+
+def test_unknown_dtype_lists_what_there_is():
+    with pytest.raises(ValueError, match="'fp8' is not known; use float32 or bfloat16"):
+        itemsize("fp8")
+
+
+@settings(max_examples=50)
+@given(data=st.data(), dtype=st.sampled_from(["float32", "bfloat16"]))
+def test_bytes_are_those_that_a_worker_allocates(homes, data, dtype):
+    spec = data.draw(homes.models())
+    layers = len(spec.layers)
+    first, end = sorted(data.draw(st.tuples(st.integers(0, layers), st.integers(0, layers))))
+    embedding, head = data.draw(st.booleans()), data.draw(st.booleans())
+    parts = [EMBEDDING] * embedding + [range(first, end)] + [HEAD] * head
+    stage = homes.stage("a", *parts)
+    windows = [Window(0, embedding, range(first, end), head)]
+    config = ShardConfig(getattr(torch, dtype), 3, 16, 8, torch.device("cpu"))
+    planned = node_bytes(homes.plan(stage, dtype=dtype, kv_tokens=48), spec)["a"]
+    assert (planned.weights, planned.kv) == Shard.required_bytes(spec, windows, config)

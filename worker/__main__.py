@@ -1,0 +1,78 @@
+"""`python -m potluck.worker`: the process that runs one node's shards.
+
+The first line of standard input is the cluster's token; when standard input ends, so does the worker. One line of JSON
+on standard output says where it listens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from potluck.worker.emulation import Emulation, read_emulation
+from potluck.worker.server import WorkerService, start_server
+
+_STOP_SECONDS = 1.0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m potluck.worker", description=__doc__)
+    parser.add_argument("--node", required=True, help="name of the node")
+    parser.add_argument("--listen", default="127.0.0.1:0", help="host:port to listen at; port 0 takes a free one")
+    parser.add_argument("--cache", required=True, type=Path, help="folder for fetched tensors")
+    parser.add_argument("--memory", type=int, default=None, help="bytes it may use (default: what is free)")
+    parser.add_argument("--threads", type=int, default=1, help="compute threads (default: 1)")
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="what to compute on (default: auto)")
+    parser.add_argument(
+        "--emulate",
+        default=None,
+        help='behave like another node: {"slow_down": 2.0, "links": {"NODE": [latency_s, bytes_per_s], "": [...]}}',
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Serve until standard input ends or SIGTERM comes."""
+    flags = _parse()
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {flags.node} %(levelname)s %(message)s")
+    token = sys.stdin.readline().strip()
+    stop = threading.Event()
+    try:
+        emulation = read_emulation(flags.emulate) if flags.emulate else Emulation()
+        service = WorkerService(flags.node, emulation.link)
+        server, address = start_server(service, token, flags.listen)
+    except (ValueError, OSError) as error:
+        logging.error("%s", error)
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    print(json.dumps({"address": address, "pid": os.getpid()}), flush=True)
+    threading.Thread(target=_wait_for_end, args=(stop,), daemon=True).start()
+
+    # Imported only now: torch takes seconds, and whoever started this waits for the line above.
+    from potluck.worker.node import Node, NodeConfig
+
+    node = Node(NodeConfig(flags.node, token, flags.cache, flags.memory, flags.threads, emulation))
+    service.become_ready(node)
+    stop.wait()
+    server.stop(_STOP_SECONDS)
+    node.stop()
+    sys.stdout.flush()
+    # Threads blocked in gRPC or torch must not hold the process back.
+    os._exit(0)
+
+
+def _wait_for_end(stop: threading.Event) -> None:
+    while sys.stdin.readline():
+        pass
+    stop.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

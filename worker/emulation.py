@@ -1,0 +1,70 @@
+"""Makes this process behave like the node of a described fleet: slower compute, slower links."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from potluck.proto.shaper import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Emulation:
+    """How the emulated node differs from this machine.
+
+    Attributes:
+        slow_down: factor on the CPU time of every operation, at least 1.
+        links: shapes of the links to other nodes; "" holds for nodes not named.
+    """
+
+    slow_down: float = 1.0
+    links: Mapping[str, Shape] = field(default_factory=dict)
+
+    def link(self, node: str) -> Shape:
+        """The shape of the link to a node."""
+        return self.links.get(node) or self.links.get("") or Shape()
+
+
+def read_emulation(text: str) -> Emulation:
+    """The value of `--emulate`: {"slow_down": 2.0, "links": {"other": [latency_s, bytes_per_s], "": [...]}}.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    try:
+        data = json.loads(text)
+        links = {str(node): Shape(float(link[0]), float(link[1])) for node, link in data.get("links", {}).items()}
+        slow_down = float(data.get("slow_down", 1.0))
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ValueError(f"--emulate is not of the form described in --help: {error}") from None
+    if not slow_down >= 1.0:
+        raise ValueError(f"--emulate: slow_down must be at least 1, not {slow_down}")
+    return Emulation(slow_down, links)
+
+
+class Slowness:
+    """Pads the CPU time of operations of one thread, so that waiting for a core is not counted twice."""
+
+    def __init__(self, slow_down: float) -> None:
+        self._extra = slow_down - 1.0
+        self._owed = 0.0
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        """Sleep after the operation for what the described node would need on top.
+
+        Sleeps overshoot by some 60 us; what was slept too much is owed to the next operation.
+        """
+        if self._extra <= 0.0:
+            yield
+            return
+        begun = time.thread_time()
+        yield
+        self._owed += (time.thread_time() - begun) * self._extra
+        if self._owed > 0.0:
+            slept = time.perf_counter()
+            time.sleep(self._owed)
+            self._owed -= time.perf_counter() - slept

@@ -1,0 +1,270 @@
+"""The half of a worker that needs torch: loading shards, running steps, measuring. Imported after the port is open."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import resource
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from potluck.models.checkpoint import Checkpoint, CheckpointError
+from potluck.models.decode import decode
+from potluck.models.open import UnsupportedModel, open_checkpoint
+from potluck.models.roles import TensorKey
+from potluck.models.spec import ModelSpec
+from potluck.models.spec_codec import unpack_spec
+from potluck.proto import cluster_pb2 as pb
+from potluck.proto.channel import PROTOCOL
+from potluck.proto.errors import FrameError, Refusal
+from potluck.proto.link import LinkTarget
+from potluck.worker import probe
+from potluck.worker.emulation import Emulation, Slowness
+from potluck.worker.epochs import Epoch, Epochs, WindowEnd
+from potluck.worker.executor import Executor
+from potluck.worker.fetch import Fetcher, Holder
+from potluck.worker.shard import Shard, ShardConfig, Window
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_MAX_ROWS = 4096
+_ALLOWANCE = 768 << 20  # buffers, thread stacks and allocator slack on top of an emulated node's budget
+_LOG = logging.getLogger("potluck.worker")
+
+
+class LoadRefused(Exception):
+    """An assignment cannot be loaded here; `refusal` says what kind of no it is."""
+
+    def __init__(self, reason: str, refusal: Refusal) -> None:
+        super().__init__(reason)
+        self.refusal = refusal
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """What the command line says about this node. `memory` is its budget in bytes, None for what is free."""
+
+    name: str
+    token: str
+    cache: Path
+    memory: int | None
+    threads: int
+    emulation: Emulation
+
+
+class Node:
+    """Loads, runs and measures; one per process."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        torch.set_num_threads(config.threads)
+        self.epochs = Epochs()
+        self.holder = Holder()
+        self._config = config
+        self._slowness = Slowness(config.emulation.slow_down)
+        self.executor = Executor(config.name, self._slowness)
+        self._loading = threading.Lock()
+        if config.memory is not None:
+            _limit_memory(config.memory)
+
+    def probe(self, request: pb.ProbeRequest) -> pb.ProbeReply:
+        """Measure this node and its links.
+
+        Raises:
+            FrameError: the compute type is not known.
+        """
+        dtype = _dtype(request.dtype or "float32")
+        links = [probe.measure_link(peer, self._config.token, self._config.emulation) for peer in request.peers]
+        return pb.ProbeReply(
+            device="cpu",
+            device_name=f"{self._config.threads} thread CPU",
+            flops=probe.measure_flops(dtype, self._slowness),
+            memory_bandwidth=probe.measure_memory_bandwidth(self._slowness),
+            memory_free=probe.free_memory(self._config.memory),
+            memory_total=psutil.virtual_memory().total,
+            disk_bandwidth=probe.measure_disk(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"),
+            links=[link for link in links if link is not None],
+            native_dtype=probe.native_dtype(),
+        )
+
+    def load(self, assignment: pb.Assignment) -> Iterator[pb.LoadProgress]:
+        """Load an assignment's shard; progress as it goes, the last message says ready.
+
+        Raises:
+            LoadRefused, FrameError: it cannot be loaded; nothing of it is kept.
+        """
+        with self._loading, self.epochs.loading(assignment.epoch):
+            spec, windows, config = _checked(assignment)
+            weights, kv = Shard.required_bytes(spec, windows, config)
+            self._check_memory(weights + kv)
+            shard = Shard(spec, windows, config)
+            total = pb.LoadProgress(weight_bytes=weights, kv_bytes=kv)
+            yield from _reported(lambda report: self._read(assignment, shard, report), total)
+            self.epochs.add(self._epoch(assignment, shard))
+            total.ready, total.activity = True, "ready"
+            yield total
+
+    def status(self, uptime: float) -> pb.StatusReply:
+        """Counts since the start."""
+        totals, links = self.executor.totals, self.epochs.counts()
+        return pb.StatusReply(
+            node=self._config.name,
+            epochs=[epoch.number for epoch in self.epochs.held],
+            compute_seconds=totals.compute,
+            wait_seconds=totals.wait,
+            transfer_seconds=sum(count.transfer_seconds + count.blocked_seconds for count in links.values()),
+            steps=totals.steps,
+            rows=totals.rows,
+            links=[
+                pb.LinkCount(
+                    node=node, frames=count.frames, payload_bytes=count.payload_bytes, header_bytes=count.header_bytes
+                )
+                for node, count in links.items()
+            ],
+            resident_bytes=psutil.Process().memory_info().rss,
+            uptime_seconds=uptime,
+        )
+
+    def stop(self) -> None:
+        """End all epochs and the compute thread."""
+        for epoch in self.epochs.held:
+            epoch.close()
+        self.executor.stop(1.0)
+
+    def _check_memory(self, needed: int) -> None:
+        held = sum(epoch.shard.weight_bytes + epoch.shard.kv_bytes for epoch in self.epochs.held)
+        budget = self._config.memory
+        have = budget - held if budget is not None else probe.free_memory(None)
+        if needed > have:
+            raise LoadRefused(
+                f"the share needs {needed / 2**20:.0f} MiB, this node has {have / 2**20:.0f} MiB left; "
+                "use a smaller --kv-tokens, bfloat16, or another node",
+                Refusal.OVERSIZED,
+            )
+
+    def _read(self, assignment: pb.Assignment, shard: Shard, report: Callable[[pb.LoadProgress], None]) -> None:
+        keys = shard.keys()
+        checkpoint = self._checkpoint(assignment, keys, report)
+        entries = {key: checkpoint.entries[key] for key in keys}
+        done, total = 0, sum(entry.nbytes for entry in entries.values())
+
+        def on_tensor(key: TensorKey) -> None:
+            nonlocal done
+            done += entries[key].nbytes
+            report(pb.LoadProgress(bytes_done=done, bytes_total=total, activity="decoding"))
+
+        shard.load(lambda key: decode(entries[key], checkpoint.raw(key)), on_tensor)
+
+    def _checkpoint(
+        self, assignment: pb.Assignment, keys: Sequence[TensorKey], report: Callable[[pb.LoadProgress], None]
+    ) -> Checkpoint:
+        """The model's own file where this node may read it and has the right one, else the fetched tensors."""
+        path = Path(assignment.checkpoint)
+        if assignment.checkpoint_allowed and path.exists():
+            checkpoint = open_checkpoint(path)
+            if checkpoint.fingerprint == assignment.fingerprint:
+                self.holder.add(checkpoint, assignment.fingerprint)
+                return checkpoint
+            _LOG.warning("%s is another model than the one being served; fetching instead", path)
+
+        def plan(total: int) -> Callable[[int], None]:
+            done = 0
+
+            def on_bytes(count: int) -> None:
+                nonlocal done
+                done += count
+                report(pb.LoadProgress(bytes_done=done, bytes_total=total, activity="fetching"))
+
+            return on_bytes
+
+        fetcher = Fetcher(self._config.cache, self._config.token, assignment.sources)
+        return fetcher.fetch(assignment.fingerprint, keys, plan)
+
+    def _epoch(self, assignment: pb.Assignment, shard: Shard) -> Epoch:
+        addresses = {peer.node: peer.address for peer in assignment.peers}
+        ends = {w.stage: WindowEnd(w.next_node) for w in assignment.windows}
+        nexts = {w.next_node for w in assignment.windows} - {"", self._config.name}
+        targets = {node: self._target(node, addresses[node], assignment.epoch) for node in nexts}
+        return Epoch(assignment.epoch, shard, ends, targets)
+
+    def _target(self, node: str, address: str, epoch: int) -> LinkTarget:
+        shape = self._config.emulation.link(node)
+        return LinkTarget(self._config.name, node, address, self._config.token, epoch, "worker", shape)
+
+
+def _reported(
+    work: Callable[[Callable[[pb.LoadProgress], None]], None], total: pb.LoadProgress
+) -> Iterator[pb.LoadProgress]:
+    """Run work in a thread and yield what it reports; its error is raised here as LoadRefused."""
+    reports: queue.SimpleQueue[pb.LoadProgress | None] = queue.SimpleQueue()
+    failure: list[LoadRefused] = []
+
+    def run() -> None:
+        try:
+            work(reports.put)
+        except (CheckpointError, UnsupportedModel, KeyError, OSError) as error:
+            failure.append(LoadRefused(str(error), Refusal.MISMATCH))
+        except (MemoryError, RuntimeError) as error:
+            failure.append(LoadRefused(f"out of memory while loading: {error}", Refusal.OVERSIZED))
+        except ValueError as error:
+            failure.append(LoadRefused(str(error), Refusal.MALFORMED))
+        reports.put(None)
+
+    thread = threading.Thread(target=run, name="load", daemon=True)
+    thread.start()
+    while (report := reports.get()) is not None:
+        report.weight_bytes, report.kv_bytes = total.weight_bytes, total.kv_bytes
+        yield report
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+def _checked(assignment: pb.Assignment) -> tuple[ModelSpec, list[Window], ShardConfig]:
+    """Everything an assignment claims, checked before anything is allocated for it."""
+    if assignment.protocol != PROTOCOL:
+        raise FrameError(
+            f"the assignment speaks protocol {assignment.protocol}, this node {PROTOCOL}", Refusal.MISMATCH
+        )
+    if not 0 < assignment.max_rows <= _MAX_ROWS or not 0 < assignment.block_size <= 1024 or not assignment.kv_blocks:
+        raise FrameError("rows, block size or KV blocks of the assignment are out of range")
+    try:
+        spec = unpack_spec(assignment.spec)
+    except ValueError as error:
+        raise FrameError(f"the assignment's model spec is malformed: {error}") from None
+    nodes = {peer.node for peer in assignment.peers}
+    for window in assignment.windows:
+        if window.end_layer > len(spec.layers) or window.first_layer > window.end_layer:
+            raise FrameError(f"stage {window.stage} names layers the model does not have")
+        if window.next_node and window.next_node not in nodes:
+            raise FrameError(f"stage {window.stage} leads to node {window.next_node!r}, which is no peer")
+    windows = [
+        Window(w.stage, w.embedding, range(w.first_layer, w.end_layer), w.head, w.next_wants_sampled)
+        for w in assignment.windows
+    ]
+    config = ShardConfig(
+        _dtype(assignment.dtype), assignment.kv_blocks, assignment.block_size, assignment.max_rows, torch.device("cpu")
+    )
+    try:
+        Shard(spec, windows, ShardConfig(config.dtype, 1, config.block_size, config.max_rows, config.device))
+    except ValueError as error:
+        raise FrameError(str(error)) from None
+    return spec, windows, config
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in _DTYPES:
+        raise FrameError(f"compute type {name[:20]!r} is not known; known: {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def _limit_memory(budget: int) -> None:
+    """Let the kernel refuse what an emulated node would not have (Linux: private writable memory)."""
+    if sys.platform != "linux":
+        return
+    data = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (data + budget + _ALLOWANCE, resource.RLIM_INFINITY))

@@ -1,0 +1,135 @@
+"""Measures this node: matrix products, memory bandwidth, memory, disk, and the links to other workers."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import psutil
+import torch
+
+from potluck.proto import cluster_pb2 as pb
+from potluck.proto.channel import PROTOCOL, open_channel, worker_stub
+from potluck.worker.emulation import Emulation, Slowness
+
+_SIZE = 512
+_STREAMED = 256 << 20
+_MEASURE_SECONDS = 0.3
+_TRANSFER = 1 << 20
+_PINGS = 12
+_RESERVE = 0.2  # of the free memory stays with the machine's other programs
+
+
+def measure_flops(dtype: torch.dtype, slowness: Slowness) -> float:
+    """Floating-point operations per second in matrix products of this type, as this (emulated) node does them."""
+    a = torch.randn(_SIZE, _SIZE).to(dtype)
+    best, until = float("inf"), time.perf_counter() + _MEASURE_SECONDS
+    while time.perf_counter() < until:
+        begun = time.perf_counter()
+        with slowness.around():
+            torch.mm(a, a)
+        best = min(best, time.perf_counter() - begun)
+    return 2.0 * _SIZE**3 / best
+
+
+def measure_memory_bandwidth(slowness: Slowness) -> float:
+    """Bytes per second when a buffer larger than any cache is read once, as a decode reads weights."""
+    buffer = torch.ones(_STREAMED // 4)
+    best = float("inf")
+    for _ in range(3):
+        begun = time.perf_counter()
+        with slowness.around():
+            buffer.sum()
+        best = min(best, time.perf_counter() - begun)
+    return _STREAMED / best
+
+
+def free_memory(budget: int | None) -> int:
+    """Bytes a worker may use: the budget, or most of what the machine and its control group have free."""
+    if budget is not None:
+        return budget
+    free = psutil.virtual_memory().available
+    limit = _group_limit()
+    if limit is not None:
+        free = min(free, limit)
+    return int(free * (1.0 - _RESERVE))
+
+
+def native_dtype() -> str:
+    """The compute type that is quickest without loss that matters: bfloat16 where it is multiplied natively."""
+    if platform.machine() == "x86_64":
+        capable = _capability("avx512_bf16") or _capability("amx_bf16")
+    else:
+        capable = _capability("bf16")
+    return "bfloat16" if capable else "float32"
+
+
+def measure_link(peer: pb.Peer, token: str, emulation: Emulation) -> pb.LinkReport | None:
+    """Latency (half the smallest round trip) and bandwidth to another worker; None where it does not answer."""
+    shape = emulation.link(peer.node)
+    channel = open_channel(peer.address, token)
+    try:
+        stub, hello = worker_stub(channel), pb.HelloRequest(protocol=PROTOCOL)
+        trips = list(_timed(lambda: stub.Hello(hello, timeout=5.0, wait_for_ready=True), _PINGS))
+        padded = pb.FetchRequest(fingerprint="0" * 64, key="x" * _TRANSFER)
+        sends = list(_timed(lambda: _refused(stub, padded), 3))
+    except grpc.RpcError:
+        return None
+    finally:
+        channel.close()
+    latency = min(trips) / 2 + shape.latency
+    seconds = max(1e-6, min(sends) - min(trips)) + (_TRANSFER / shape.bandwidth if shape.bandwidth else 0.0)
+    return pb.LinkReport(node=peer.node, latency=latency, bandwidth=_TRANSFER / seconds)
+
+
+def _refused(stub: object, request: pb.FetchRequest) -> None:
+    """A megabyte to a peer that refuses its key: what counts is that it had to arrive first."""
+    try:
+        list(stub.Fetch(request, timeout=30.0))  # type: ignore[attr-defined]
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+            raise
+
+
+def _timed(call: object, times: int) -> Iterator[float]:
+    for _ in range(times):
+        begun = time.perf_counter()
+        call()  # type: ignore[operator]
+        yield time.perf_counter() - begun
+
+
+def measure_disk(path: Path) -> float:
+    """Bytes per second of reading this file's first part past the page cache; 0 where that cannot be measured."""
+    if not hasattr(os, "posix_fadvise") or not path.is_file():
+        return 0.0
+    size = min(path.stat().st_size, 64 << 20)
+    with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_DONTNEED)
+        begun, left = time.perf_counter(), size
+        while left > 0 and (data := file.read(min(left, 4 << 20))):
+            left -= len(data)
+    return size / max(1e-6, time.perf_counter() - begun)
+
+
+def _capability(flag: str) -> bool:
+    try:
+        return f" {flag}" in Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return False
+
+
+def _group_limit() -> int | None:
+    """Bytes left in this control group (v2, then v1); None without a limit."""
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            return max(0, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):
+            continue
+    return None

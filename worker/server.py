@@ -1,0 +1,204 @@
+"""The gRPC server of a worker: answers at once, and lets the torch half catch up."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+
+from potluck.models.checkpoint import CheckpointError
+from potluck.proto import cluster_pb2 as pb
+from potluck.proto import cluster_pb2_grpc as rpc
+from potluck.proto.assembly import Assembly
+from potluck.proto.auth import TokenCheck
+from potluck.proto.channel import PROTOCOL, SERVER_OPTIONS
+from potluck.proto.errors import FrameError
+from potluck.proto.frames import Frame, Kind, unpack_frame
+from potluck.proto.shaper import Shape, wait_until
+from potluck.proto.stream import read_head
+
+if TYPE_CHECKING:
+    from potluck.worker.epochs import Answers, Epoch
+    from potluck.worker.node import Node
+
+_READY_SECONDS = 120.0
+_THREADS = 96  # every open stream holds one
+_SERVICE = "potluck.Worker"
+_LOG = logging.getLogger("potluck.worker")
+T = TypeVar("T")
+
+
+class WorkerService(rpc.WorkerServicer):
+    """What other processes may ask of this worker."""
+
+    def __init__(self, name: str, link_shape: Callable[[str], Shape]) -> None:
+        """`link_shape` gives the emulated link to a node."""
+        self._name = name
+        self._link_shape = link_shape
+        self._node: Node | None = None
+        self._ready = threading.Event()
+        self._started = time.monotonic()
+
+    def become_ready(self, node: Node) -> None:
+        """The torch half is there."""
+        self._node = node
+        self._ready.set()
+
+    def Hello(self, request: pb.HelloRequest, context: grpc.ServicerContext) -> pb.HelloReply:
+        """Versions and identity."""
+        if request.protocol != PROTOCOL:
+            context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"node {self._name!r} speaks protocol {PROTOCOL}, the caller {request.protocol}; "
+                "install the same version of Potluck on both",
+            )
+        epochs = [epoch.number for epoch in self._node.epochs.held] if self._node else []
+        return pb.HelloReply(protocol=PROTOCOL, node=self._name, epochs=epochs, version=version("potluck"))
+
+    def Probe(self, request: pb.ProbeRequest, context: grpc.ServicerContext) -> pb.ProbeReply:
+        """Measure this node."""
+        return _answered(context, lambda: self._needed(context).probe(request))
+
+    def Load(self, request: pb.Assignment, context: grpc.ServicerContext) -> Iterator[pb.LoadProgress]:
+        """Load a shard."""
+        from potluck.worker.node import LoadRefused
+
+        try:
+            yield from self._needed(context).load(request)
+        except LoadRefused as error:
+            context.abort(error.refusal.value, str(error))
+        except FrameError as error:
+            context.abort(error.status, error.reason)
+
+    def Manifest(self, request: pb.ManifestRequest, context: grpc.ServicerContext) -> pb.ManifestReply:
+        """How tensors are stored, and their hashes."""
+        holder = self._needed(context).holder
+
+        def entries() -> pb.ManifestReply:
+            return pb.ManifestReply(entries=[holder.entry(request.fingerprint, key) for key in request.keys])
+
+        return _answered(context, entries)
+
+    def Fetch(self, request: pb.FetchRequest, context: grpc.ServicerContext) -> Iterator[pb.Chunk]:
+        """A tensor's raw bytes."""
+        holder = self._needed(context).holder
+        chunks = holder.chunks(request)
+        while (chunk := _answered(context, lambda: next(chunks, None))) is not None:
+            yield chunk
+
+    def Forward(self, request_iterator: Iterator[pb.Frame], context: grpc.ServicerContext) -> Iterator[pb.Frame]:
+        """Frames in; answers out, to a coordinator."""
+        try:
+            head = read_head(context.invocation_metadata())
+            epoch = self._needed(context).epochs.get(head.epoch)
+            if head.role == "coordinator":
+                yield from self._answer(epoch, head.node, request_iterator, context)
+            else:
+                self._take(epoch, request_iterator)
+        except FrameError as error:
+            _LOG.warning("a stream was refused: %s", error.reason)
+            context.abort(error.status, error.reason)
+
+    def Release(self, request: pb.ReleaseRequest, context: grpc.ServicerContext) -> pb.ReleaseReply:
+        """Free an epoch and fence it."""
+        self._needed(context).epochs.release(request.epoch)
+        return pb.ReleaseReply()
+
+    def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:
+        """Counts."""
+        return self._needed(context).status(time.monotonic() - self._started)
+
+    def _needed(self, context: grpc.ServicerContext) -> Node:
+        if not self._ready.wait(_READY_SECONDS) or self._node is None:
+            context.abort(grpc.StatusCode.UNAVAILABLE, f"node {self._name!r} is still starting")
+        return self._node
+
+    def _take(self, epoch: Epoch, messages: Iterator[pb.Frame]) -> None:
+        """Hand every whole frame of a stream to the compute thread."""
+        node = self._node
+        assembly = Assembly(lambda frame: _admit(epoch, frame))
+        for message in messages:
+            whole = assembly.add(unpack_frame(message))
+            if whole is not None and node is not None:
+                node.executor.submit(epoch, whole)
+
+    def _answer(
+        self, epoch: Epoch, coordinator: str, messages: Iterator[pb.Frame], context: grpc.ServicerContext
+    ) -> Iterator[pb.Frame]:
+        from potluck.worker.epochs import Answers
+
+        answers = Answers(self._link_shape(coordinator) if coordinator != self._name else Shape())
+        context.add_callback(answers.end)
+        epoch.attach(coordinator, answers)
+        threading.Thread(target=self._read_for, args=(epoch, messages, answers), daemon=True).start()
+        try:
+            while (item := answers.get()) is not None:
+                if isinstance(item, FrameError):
+                    raise item
+                wait_until(item[0])
+                yield item[1]
+        finally:
+            epoch.detach(answers)
+
+    def _read_for(self, epoch: Epoch, messages: Iterator[pb.Frame], answers: Answers) -> None:
+        try:
+            self._take(epoch, messages)
+            answers.end()
+        except FrameError as error:
+            answers.end(error)
+        except grpc.RpcError:
+            answers.end()
+
+
+def start_server(service: WorkerService, token: str, listen: str) -> tuple[grpc.Server, str]:
+    """Listen; the server and its host:port.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="rpc")
+    server = grpc.server(pool, interceptors=[TokenCheck(token)], options=SERVER_OPTIONS)
+    rpc.add_WorkerServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise OSError(f"cannot listen at {listen}; choose another --listen")
+    server.start()
+    return server, f"{listen.rpartition(':')[0]}:{port}"
+
+
+def _admit(epoch: Epoch, frame: Frame) -> None:
+    if frame.epoch != epoch.number:
+        from potluck.proto.errors import Refusal
+
+        raise FrameError(f"a frame of epoch {frame.epoch} came on a stream of epoch {epoch.number}", Refusal.MISMATCH)
+    if frame.kind not in (Kind.STEP, Kind.HIDDEN):
+        raise FrameError(f"a worker takes steps and hidden rows, not {frame.kind.name}")
+    if frame.stage not in epoch.ends:
+        raise FrameError(f"stage {frame.stage} is not on this node")
+
+
+def _answered(context: grpc.ServicerContext, call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except FrameError as error:
+        return _abort(context, error.status, error.reason)
+    except KeyError as error:
+        return _abort(context, grpc.StatusCode.NOT_FOUND, f"not held by this node: {error.args[0]}")
+    except CheckpointError as error:
+        return _abort(context, grpc.StatusCode.DATA_LOSS, str(error))
+
+
+def _abort(context: grpc.ServicerContext, status: grpc.StatusCode, reason: str) -> NoReturn:
+    context.abort(status, reason)
+    raise AssertionError("abort returns never")
