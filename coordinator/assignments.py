@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from potluck.planner.fleet import NodeName
 from potluck.planner.plan import Plan, Stage
+from potluck.planner.transfers import wants_sampled
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.channel import PROTOCOL
 
@@ -82,11 +83,7 @@ def _windows(stages: Sequence[Stage]) -> dict[NodeName, list[pb.Window]]:
                 end_layer=layers.stop,
                 head=stage.has_head,
                 next_node=following.node if following else "",
-                next_wants_sampled=following is not None and _head_only(following),
+                next_wants_sampled=following is not None and wants_sampled(following),
             )
         )
     return windows
-
-
-def _head_only(stage: Stage) -> bool:
-    return stage.has_head and not stage.layers and not stage.has_embedding

@@ -21,6 +21,7 @@ from potluck.models.spec_codec import pack_spec
 from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.goal import Goal
 from potluck.planner.plan import Plan
+from potluck.planner.predict import predict
 from potluck.planner.solve import DoesNotFit, solve
 from potluck.planner.validate import PlanError, single_node_stages, validate
 from potluck.proto import cluster_pb2 as pb
@@ -169,6 +170,8 @@ class Deployment:
         plan = plan or solve(fleet, self._model.spec, self._serving.goal)
         validate(plan, fleet, self._model.spec)
         single_node_stages(plan)
+        if plan.prediction is None:
+            plan = replace(plan, prediction=predict(plan, fleet, self._model.spec, self._serving.goal))
         observer.planned(plan, fleet)
         self._epoch += 1
         callers = self._required_callers()

@@ -92,6 +92,8 @@ class RayFabric:
             import ray
         except ImportError as error:
             raise FabricError(f"Ray cannot be loaded ({error}); install Potluck again, or use --local") from None
+        # Its notices about signal handlers and token files are not for people who only want a model.
+        logging.getLogger("ray").setLevel(logging.ERROR)
         options: dict[str, Any] = {"namespace": "potluck", "log_to_driver": False, "logging_level": logging.ERROR}
         if self._address is None:
             options |= self._local_options()

@@ -49,6 +49,7 @@ def serve(
     context: flags.Context = None,
     kv_tokens: flags.KvTokens = None,
     max_rows: flags.MaxRows = 256,
+    chat_template: flags.ChatTemplate = None,
     fewest: flags.Fewest = False,
     without: flags.Without = None,
     local: flags.Local = False,
@@ -72,7 +73,7 @@ def serve(
     options = ApiOptions(
         aliases=(model,), api_keys=tuple(api_key or ()), allowed_hosts=hosts, cors_origins=tuple(cors_origin or ())
     )
-    raise typer.Exit(serve(prepared, Address(host, port, options), as_json))
+    raise typer.Exit(serve(prepared.with_template(chat_template), Address(host, port, options), as_json))
 
 
 @app.command()
@@ -84,6 +85,7 @@ def run(
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")] = 0.0,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same text (default: random).")] = None,
+    chat_template: flags.ChatTemplate = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as text, without the chat template.")] = False,
     plan: flags.PlanFile = None,
     dtype: flags.ComputeType = flags.DType.AUTO,
@@ -103,7 +105,7 @@ def run(
     text = sys.stdin.read() if prompt == "-" else prompt
     wish = Wish(dtype, rounds, context, None, fewest, tuple(without or ()))
     prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline), wish, plan)
-    raise typer.Exit(run(prepared, Ask(text, max_tokens, temperature, seed, raw), as_json))
+    raise typer.Exit(run(prepared.with_template(chat_template), Ask(text, max_tokens, temperature, seed, raw), as_json))
 
 
 @app.command()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
@@ -35,9 +33,7 @@ def complain(message: str) -> None:
     ERR.print(f"[bold red]error[/bold red]: {_escape(' '.join(message.split()))}", highlight=False, soft_wrap=True)
 
 
-@contextmanager
-def byte_progress() -> Iterator[Progress]:
-    """Progress bars over bytes; they vanish when done."""
+def _byte_bars() -> Progress:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -45,8 +41,7 @@ def byte_progress() -> Iterator[Progress]:
         DownloadColumn(binary_units=True),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=ERR, transient=True) as progress:
-        yield progress
+    return Progress(*columns, console=ERR, transient=True)
 
 
 def locating(model: str, cache: Path, offline: bool) -> ModelPath:
@@ -56,14 +51,19 @@ def locating(model: str, cache: Path, offline: bool) -> ModelPath:
         ModelNotFound: one line with the remedy.
     """
     tasks: dict[str, TaskID] = {}
-    with byte_progress() as bars:
+    bars = _byte_bars()
 
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
+    def report(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            # Started only now: most models are there already, and empty bars would leave an empty line.
+            bars.start()
+            tasks[what] = bars.add_task(what, total=total)
+        bars.update(tasks[what], completed=done)
 
+    try:
         return locate(model, cache, report, offline)
+    finally:
+        bars.stop()
 
 
 def _escape(text: str) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-import yaml
-
 from potluck.planner.fleet import Fleet
 from potluck.planner.fleet_file import fleet_from_data
+from potluck.planner.yaml_text import read_yaml
 
 
 class FleetFileError(Exception):
@@ -29,9 +28,7 @@ def read_fleet(reference: str) -> Fleet:
     """
     text = _text(reference)
     try:
-        return fleet_from_data(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise FleetFileError(f"fleet {reference}: not valid YAML: {' '.join(str(error).split())}") from error
+        return fleet_from_data(read_yaml(text))
     except ValueError as error:
         raise FleetFileError(f"fleet {reference}: {error}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -23,6 +23,7 @@ from potluck.models.source import ModelPath, known_models
 from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.fleet_file import fleet_to_data
 from potluck.planner.plan_file import plan_to_data
+from potluck.planner.predict import predict
 from potluck.planner.solve import solve
 from potluck.planner.validate import validate
 
@@ -47,6 +48,8 @@ def show_plan(found: ModelPath, where: Where, wish: Wish, output: Output) -> Non
     fleet = read_fleet(where.fleet) if where.fleet else measured_fleet(where, goal.dtype)
     plan = read_plan(output.plan, spec) if output.plan else solve(fleet, spec, goal)
     validate(plan, fleet, spec)
+    if plan.prediction is None:
+        plan = replace(plan, prediction=predict(plan, fleet, spec, goal))
     show(plan_table(plan, fleet), plan_report(plan, fleet), output.as_json)
     if output.save:
         output.save.write_text(yaml.safe_dump(plan_to_data(plan), sort_keys=False, width=120), "utf-8")

@@ -58,6 +58,10 @@ KvTokens = Annotated[
         show_default=False,
     ),
 ]
+ChatTemplate = Annotated[
+    Path | None,
+    typer.Option(help="Jinja file to use instead of the model's own chat template.", rich_help_panel=_SERVING),
+]
 MaxRows = Annotated[
     int,
     typer.Option(

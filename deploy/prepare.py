@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from potluck.coordinator.deployment import ModelFiles, Serving
 from potluck.coordinator.fabric import Fabric, LocalFabric, WorkerLaunch
 from potluck.coordinator.ray_fabric import RayFabric
@@ -16,12 +14,14 @@ from potluck.deploy.machine import measure_machine, native_dtype
 from potluck.models.open import open_checkpoint, read_spec
 from potluck.models.source import ModelPath
 from potluck.models.spec import ModelSpec
+from potluck.models.tokenizer import Tokenizer, load_tokenizer
 from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.goal import Goal
 from potluck.planner.plan import Plan
 from potluck.planner.plan_file import plan_from_data
 from potluck.planner.solve import solve
 from potluck.planner.validate import PlanError, validate
+from potluck.planner.yaml_text import read_yaml
 from potluck.proto.shaper import Shape
 
 _CONTEXT = 8192
@@ -73,13 +73,11 @@ def read_plan(path: Path, spec: ModelSpec) -> Plan:
         PlanError: it cannot be read, or it is no plan for this model.
     """
     try:
-        return plan_from_data(yaml.safe_load(path.read_text("utf-8")), spec)
+        return plan_from_data(read_yaml(path.read_text("utf-8")), spec)
     except OSError as error:
         raise PlanError(f"plan {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise PlanError(f"plan {path}: not valid YAML: {' '.join(str(error).split())}") from None
-    except UnicodeDecodeError:
-        raise PlanError(f"plan {path}: not a text file") from None
+    except ValueError as error:
+        raise PlanError(f"plan {path}: {error}") from None
 
 
 def model_files(found: ModelPath) -> ModelFiles:
@@ -139,6 +137,23 @@ class Prepared:
     serving: Serving
     fabric: Fabric
     scale: float = 1.0
+    chat_template: str | None = None
+
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer.
+
+        Raises:
+            TokenizerError: it is damaged or of an unsupported kind.
+        """
+        return load_tokenizer(self.path, self.cache, self.chat_template)
+
+    def with_template(self, path: Path | None) -> Prepared:
+        """The same with another chat template.
+
+        Raises:
+            OSError, ValueError: the file cannot be read as text.
+        """
+        return replace(self, chat_template=path.read_text("utf-8")) if path else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from potluck.coordinator.metrics import Metrics
 from potluck.deploy.console import ERR
 from potluck.deploy.prepare import Prepared
 from potluck.deploy.progress import TerminalProgress
-from potluck.models.tokenizer import Tokenizer, load_tokenizer
+from potluck.models.tokenizer import Tokenizer
 from potluck.proto.step import Sampling
 
 
@@ -38,7 +38,7 @@ def run(prepared: Prepared, ask: Ask, as_json: bool) -> int:
     Raises:
         ValueError: the prompt does not fit the context.
     """
-    tokenizer = load_tokenizer(prepared.path, prepared.cache)
+    tokenizer = prepared.tokenizer()
     try:
         generation = _generation(tokenizer, ask, prepared.serving.context)
         engine = ServingEngine(prepared.name, prepared.serving.context, Metrics())

@@ -8,7 +8,6 @@ import socket
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from potluck.coordinator.api.app import create_app
 from potluck.coordinator.api.options import ApiOptions
@@ -19,7 +18,7 @@ from potluck.coordinator.metrics import Metrics
 from potluck.deploy.console import ERR
 from potluck.deploy.prepare import Prepared
 from potluck.deploy.progress import JsonProgress, StatusLine, TerminalProgress
-from potluck.models.tokenizer import Tokenizer, load_tokenizer
+from potluck.models.tokenizer import Tokenizer
 
 _ANSWER_SECONDS = 30.0
 
@@ -42,7 +41,7 @@ def serve(prepared: Prepared, address: Address, as_json: bool) -> int:
     engine = ServingEngine(prepared.name, prepared.serving.context, metrics)
     deployment = Deployment(prepared.fabric, engine, prepared.files, prepared.serving)
     with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(_load_tokenizer, prepared.path, prepared.cache)
+        loading = pool.submit(_load_tokenizer, prepared)
         try:
             with _interruptible():
                 deployment.start(progress)
@@ -84,8 +83,8 @@ async def _serve_until_told(app: object, sock: socket.socket, deployment: Deploy
     await serving
 
 
-def _load_tokenizer(path: Path, cache: Path) -> Tokenizer:
-    tokenizer = load_tokenizer(path, cache)
+def _load_tokenizer(prepared: Prepared) -> Tokenizer:
+    tokenizer = prepared.tokenizer()
     if tokenizer.has_chat_template:
         # Starts the process that renders templates, so that the first chat does not wait for it.
         tokenizer.encode_chat([{"role": "user", "content": "hi"}])
