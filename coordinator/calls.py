@@ -118,7 +118,7 @@ def fleet_of(replies: Mapping[NodeName, pb.ProbeReply], engine: NodeName) -> Fle
         for name, reply in replies.items()
         for link in reply.links
     }
-    return Fleet(nodes, engine, Link(1e-3, 1.25e8), links)
+    return Fleet(nodes, engine, Link(1e-3, 1.25e8), links, name="as measured")
 
 
 def _reason(error: BaseException) -> str:

@@ -52,6 +52,7 @@ def serve(
     chat_template: flags.ChatTemplate = None,
     fewest: flags.Fewest = False,
     without: flags.Without = None,
+    threads: flags.Threads = 0,
     local: flags.Local = False,
     cache: flags.Cache = None,
     offline: flags.Offline = False,
@@ -68,7 +69,7 @@ def serve(
     from potluck.deploy.serve import Address, serve
 
     wish = Wish(dtype, rounds, context, kv_tokens, fewest, tuple(without or ()), max_rows)
-    prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline), wish, plan)
+    prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
     hosts = (*default_hosts(host), *(allowed_host or ()))
     options = ApiOptions(
         aliases=(model,), api_keys=tuple(api_key or ()), allowed_hosts=hosts, cors_origins=tuple(cors_origin or ())
@@ -93,6 +94,7 @@ def run(
     context: flags.Context = None,
     fewest: flags.Fewest = False,
     without: flags.Without = None,
+    threads: flags.Threads = 0,
     local: flags.Local = False,
     cache: flags.Cache = None,
     offline: flags.Offline = False,
@@ -104,7 +106,7 @@ def run(
 
     text = sys.stdin.read() if prompt == "-" else prompt
     wish = Wish(dtype, rounds, context, None, fewest, tuple(without or ()))
-    prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline), wish, plan)
+    prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
     raise typer.Exit(run(prepared.with_template(chat_template), Ask(text, max_tokens, temperature, seed, raw), as_json))
 
 
@@ -121,6 +123,7 @@ def plan(
     kv_tokens: flags.KvTokens = None,
     fewest: flags.Fewest = False,
     without: flags.Without = None,
+    threads: flags.Threads = 0,
     local: flags.Local = False,
     cache: flags.Cache = None,
     offline: flags.Offline = False,
@@ -130,7 +133,7 @@ def plan(
     from potluck.deploy.looking import Output, show_plan
     from potluck.deploy.prepare import Where, Wish
 
-    where = Where(fleet, address, local, _cache(cache), offline)
+    where = Where(fleet, address, local, _cache(cache), offline, threads)
     wish = Wish(dtype, rounds, context, kv_tokens, fewest, tuple(without or ()))
     show_plan(_find(model, cache, offline), where, wish, Output(plan_file, save, as_json))
     if not as_json:
@@ -141,6 +144,7 @@ def plan(
 def nodes(
     fleet: flags.FleetName = None,
     address: flags.Address = None,
+    threads: flags.Threads = 0,
     local: flags.Local = False,
     cache: flags.Cache = None,
     as_json: flags.AsJson = False,
@@ -149,7 +153,7 @@ def nodes(
     from potluck.deploy.looking import show_nodes
     from potluck.deploy.prepare import Where
 
-    show_nodes(Where(fleet, address, local, _cache(cache)), as_json)
+    show_nodes(Where(fleet, address, local, _cache(cache), threads=threads), as_json)
     if not as_json:
         hint("next: cluster plan smollm2" + _where_words(fleet, address))
 
@@ -175,7 +179,7 @@ def _cache(cache: Path | None) -> Path:
 def _find(model: str, cache: Path | None, offline: bool) -> ModelPath:
     from potluck.deploy.console import locating
 
-    return locating(model, _cache(cache), offline)
+    return locating(model, _cache(cache), offline, threads)
 
 
 def _prepare(model: str, where: Where, wish: Wish, plan: Path | None) -> Prepared:

@@ -73,6 +73,10 @@ MaxRows = Annotated[
     ),
 ]
 Local = Annotated[bool, typer.Option("--local", help="Start the workers without Ray, on this machine only.")]
+Threads = Annotated[
+    int,
+    typer.Option(min=0, max=1024, help="Compute threads of a real node; 0 for one per core.", rich_help_panel=_SERVING),
+]
 Fewest = Annotated[
     bool,
     typer.Option("--fewest", help="Use as few nodes as can hold the model, not all.", rich_help_panel=_PLACING),

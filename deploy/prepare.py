@@ -160,7 +160,8 @@ class Prepared:
 class Where:
     """Which machines: an emulated fleet (on a Ray of its own here), a Ray cluster, or this machine.
 
-    `local` starts the workers without Ray.
+    `local` starts the workers without Ray. `threads` is for real nodes, 0 for one per physical core; an emulated node
+    computes in one thread.
     """
 
     fleet: str | None
@@ -168,6 +169,7 @@ class Where:
     local: bool
     cache: Path
     offline: bool = False
+    threads: int = 0
 
 
 def prepare(found: ModelPath, where: Where, wish: Wish, plan_file: Path | None) -> Prepared:
@@ -195,7 +197,7 @@ def fabric_of(where: Where, emulated: EmulatedFleet | None) -> Fabric:
     if emulated:
         launches = emulated.launches(cache)
         return LocalFabric(launches) if where.local else RayFabric(None, emulated=launches)
-    template = WorkerLaunch("here", str(cache), log=str(cache / "logs" / "worker.log"))
+    template = WorkerLaunch("here", str(cache), threads=where.threads, log=str(cache / "logs" / "worker.log"))
     return LocalFabric([template]) if where.local else RayFabric(where.address, template=template)
 
 

@@ -74,7 +74,7 @@ def _plan_title(plan: Plan) -> str:
 
 def nodes_table(fleet: Fleet) -> Table:
     """Every node with its measured or described speeds."""
-    table = Table(box=box.SIMPLE_HEAD, title=f"fleet {fleet.name}", title_justify="left", title_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, title=f"fleet: {fleet.name}", title_justify="left", title_style="bold")
     for heading in ("node", "device", "speed", "memory bandwidth", "memory", "disk", "has the model's file"):
         table.add_column(heading)
     for node in fleet.nodes:

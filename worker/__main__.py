@@ -27,7 +27,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--listen", default="127.0.0.1:0", help="host:port to listen at; port 0 takes a free one")
     parser.add_argument("--cache", required=True, type=Path, help="folder for fetched tensors")
     parser.add_argument("--memory", type=int, default=None, help="bytes it may use (default: what is free)")
-    parser.add_argument("--threads", type=int, default=1, help="compute threads (default: 1)")
+    parser.add_argument("--threads", type=int, default=0, help="compute threads (default: 0, one per physical core)")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="what to compute on (default: auto)")
     parser.add_argument(
         "--emulate",

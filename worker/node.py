@@ -47,7 +47,10 @@ class LoadRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """What the command line says about this node. `memory` is its budget in bytes, None for what is free."""
+    """What the command line says about this node.
+
+    `memory` is its budget in bytes, None for what is free; `threads` 0 means one per physical core.
+    """
 
     name: str
     token: str
@@ -61,7 +64,8 @@ class Node:
     """Loads, runs and measures; one per process."""
 
     def __init__(self, config: NodeConfig) -> None:
-        torch.set_num_threads(config.threads)
+        self._threads = config.threads or psutil.cpu_count(logical=False) or 1
+        torch.set_num_threads(self._threads)
         self.epochs = Epochs()
         self.holder = Holder()
         self._config = config
@@ -81,7 +85,7 @@ class Node:
         links = [probe.measure_link(peer, self._config.token, self._config.emulation) for peer in request.peers]
         return pb.ProbeReply(
             device="cpu",
-            device_name=f"{self._config.threads} thread CPU",
+            device_name=f"CPU, {self._threads} thread{'s' * (self._threads > 1)}",
             flops=probe.measure_flops(dtype, self._slowness),
             memory_bandwidth=probe.measure_memory_bandwidth(self._slowness),
             memory_free=probe.free_memory(self._config.memory),
