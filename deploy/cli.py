@@ -179,7 +179,7 @@ def _cache(cache: Path | None) -> Path:
 def _find(model: str, cache: Path | None, offline: bool) -> ModelPath:
     from potluck.deploy.console import locating
 
-    return locating(model, _cache(cache), offline, threads)
+    return locating(model, _cache(cache), offline)
 
 
 def _prepare(model: str, where: Where, wish: Wish, plan: Path | None) -> Prepared:
