@@ -5,7 +5,7 @@ ARGS ?=
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(PIP)
+PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 # Where torch's CPU builds are, for Linux machines without an NVIDIA driver; docs/install.md says how to choose others.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
