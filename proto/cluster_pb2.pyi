@@ -139,12 +139,14 @@ class LoadProgress(_message.Message):
     def __init__(self, bytes_done: _Optional[int] = ..., bytes_total: _Optional[int] = ..., activity: _Optional[str] = ..., ready: _Optional[bool] = ..., weight_bytes: _Optional[int] = ..., kv_bytes: _Optional[int] = ...) -> None: ...
 
 class ManifestRequest(_message.Message):
-    __slots__ = ("fingerprint", "keys")
+    __slots__ = ("fingerprint", "keys", "checkpoint")
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     fingerprint: str
     keys: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, fingerprint: _Optional[str] = ..., keys: _Optional[_Iterable[str]] = ...) -> None: ...
+    checkpoint: str
+    def __init__(self, fingerprint: _Optional[str] = ..., keys: _Optional[_Iterable[str]] = ..., checkpoint: _Optional[str] = ...) -> None: ...
 
 class ManifestReply(_message.Message):
     __slots__ = ("entries",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -52,9 +53,11 @@ def check_fingerprint(text: str) -> str:
 
 
 class Holder:
-    """Serves tensors of the checkpoints this worker has opened."""
+    """Serves tensors of the checkpoints this worker has opened; opens one when it is first asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_checkpoint: Callable[[Path], Checkpoint]) -> None:
+        self._open = open_checkpoint
+        self._opening = threading.Lock()
         self._checkpoints: dict[str, Checkpoint] = {}
         self._hashes: dict[tuple[str, TensorKey], bytes] = {}
 
@@ -62,9 +65,18 @@ class Holder:
         """From now on its tensors can be fetched."""
         self._checkpoints[fingerprint] = checkpoint
 
-    def has(self, fingerprint: str) -> bool:
-        """Whether that checkpoint is open here."""
-        return fingerprint in self._checkpoints
+    def find(self, fingerprint: str, path: Path) -> bool:
+        """Whether that checkpoint is here, opening the file at this path if need be.
+
+        Raises:
+            CheckpointError, FrameError: the file is damaged; the fingerprint is malformed.
+        """
+        check_fingerprint(fingerprint)
+        with self._opening:
+            if fingerprint not in self._checkpoints and path.exists():
+                checkpoint = self._open(path)
+                self._checkpoints[checkpoint.fingerprint] = checkpoint
+            return fingerprint in self._checkpoints
 
     def entry(self, fingerprint: str, text: str) -> pb.Entry:
         """How a tensor is stored, and its hash.
@@ -127,8 +139,9 @@ class FetchedCheckpoint:
 class Fetcher:
     """Fetches tensors into a folder. What was fetched before, even in part, is not fetched again."""
 
-    def __init__(self, cache: Path, token: str, sources: Sequence[pb.Peer]) -> None:
-        self._cache, self._token, self._sources = cache, token, sources
+    def __init__(self, cache: Path, token: str, assignment: pb.Assignment) -> None:
+        self._cache, self._token = cache, token
+        self._sources, self._path = assignment.sources, assignment.checkpoint
 
     def fetch(self, fingerprint: str, keys: Sequence[TensorKey], plan: Callable[[int], OnBytes]) -> FetchedCheckpoint:
         """Every tensor of the keys. `plan` learns how many bytes there are and gives what counts them.
@@ -153,7 +166,9 @@ class Fetcher:
         channel = open_channel(source.address, self._token)
         try:
             stub = worker_stub(channel)
-            request = pb.ManifestRequest(fingerprint=folder.name, keys=[str(key) for key in keys])
+            request = pb.ManifestRequest(
+                fingerprint=folder.name, keys=[str(key) for key in keys], checkpoint=self._path
+            )
             reply = stub.Manifest(request, timeout=_CALL_SECONDS, wait_for_ready=True)
             wanted = {parse_key(entry.key): entry for entry in reply.entries}
             if set(wanted) != set(keys):

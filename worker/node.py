@@ -67,7 +67,7 @@ class Node:
         self._threads = config.threads or psutil.cpu_count(logical=False) or 1
         torch.set_num_threads(self._threads)
         self.epochs = Epochs()
-        self.holder = Holder()
+        self.holder = Holder(open_checkpoint)
         self._config = config
         self._slowness = Slowness(config.emulation.slow_down)
         self.executor = Executor(config.name, self._slowness)
@@ -185,7 +185,7 @@ class Node:
 
             return on_bytes
 
-        fetcher = Fetcher(self._config.cache, self._config.token, assignment.sources)
+        fetcher = Fetcher(self._config.cache, self._config.token, assignment)
         return fetcher.fetch(assignment.fingerprint, keys, plan)
 
     def _epoch(self, assignment: pb.Assignment, shard: Shard) -> Epoch:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import grpc
@@ -82,6 +83,7 @@ class WorkerService(rpc.WorkerServicer):
         holder = self._needed(context).holder
 
         def entries() -> pb.ManifestReply:
+            holder.find(request.fingerprint, Path(request.checkpoint))
             return pb.ManifestReply(entries=[holder.entry(request.fingerprint, key) for key in request.keys])
 
         return _answered(context, entries)
