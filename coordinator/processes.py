@@ -133,7 +133,8 @@ def _greet(process: subprocess.Popen[str], token: str, deadline: float) -> str:
 
 
 def _read_line(stream: IO[str], lines: queue.SimpleQueue[str]) -> None:
-    with contextlib.suppress(ValueError, OSError):
+    # Read to its end, so that the worker never blocks on a full pipe; the end is the worker's.
+    with contextlib.suppress(ValueError, OSError), stream:
         lines.put(stream.readline())
         stream.read()
 

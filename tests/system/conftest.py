@@ -1,0 +1,168 @@
+"""Real worker processes, shared by the whole session; every case is one more epoch of theirs."""
+
+import asyncio
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from potluck.coordinator.assignments import BLOCK_SIZE, Loading, assignments, kv_blocks
+from potluck.coordinator.calls import Callers
+from potluck.coordinator.deployment import ModelFiles
+from potluck.coordinator.driver import Driver, Observers
+from potluck.coordinator.engine import ServingEngine
+from potluck.coordinator.fabric import LocalFabric, WorkerLaunch
+from potluck.coordinator.generation import Generation
+from potluck.coordinator.metrics import Metrics
+from potluck.coordinator.scheduler.scheduler import Limits, Scheduler
+from potluck.models.open import open_checkpoint, read_spec
+from potluck.models.spec_codec import pack_spec
+from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
+from potluck.planner.goal import Goal
+from potluck.planner.solve import solve
+from potluck.proto.link import LinkTarget
+from potluck.proto.step import Sampling
+
+TOKEN = "t" * 32
+NODES = [NodeName(f"n{number}") for number in range(5)]
+# Speeds that give each node another number of layers.
+SPEEDS = dict(zip(NODES, (5.0, 3.0, 2.0, 4.0, 1.0), strict=True))
+
+
+def _beside(path, name):
+    """A module by its file: tests/ is no package (import-mode importlib)."""
+    full = f"system_tests_{name}"
+    if full not in sys.modules:
+        spec = importlib.util.spec_from_file_location(full, path)
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
+
+
+def files_of(path):
+    return ModelFiles(read_spec(path), str(path), open_checkpoint(path).fingerprint)
+
+
+class Rig:
+    """Five workers; `serve` puts a model on some of them under a new epoch and gives the engine."""
+
+    def __init__(self, cache):
+        launches = [WorkerLaunch(node, str(cache / node), threads=1, log=str(cache / f"{node}.log")) for node in NODES]
+        self.fabric = LocalFabric(launches)
+        self.workers = {worker.node: worker for worker in self.fabric.start(TOKEN)}
+        self.callers = Callers(list(self.workers.values()), TOKEN)
+        self.epoch = 0
+        self.driver = None
+        self.plan = None
+
+    def fleet(self, nodes, readers=NODES):
+        devices = {node: Device("cpu", SPEEDS[node] * 1e10, SPEEDS[node] * 1e10, 4 << 30) for node in NODES}
+        chosen = tuple(Node(node, (devices[node],), checkpoint=node in readers) for node in NODES[:nodes])
+        return Fleet(chosen, NODES[0], Link(1e-4, 1e9))
+
+    def plan_for(self, files, nodes, rounds=1, dtype="float32", kv_tokens=4096):
+        return solve(self.fleet(nodes), files.spec, Goal(dtype=dtype, kv_tokens=kv_tokens, rounds=rounds))
+
+    def serve(self, files, plan, max_rows=64, sources=None):
+        """Load a plan; `sources` (node -> ModelFiles) lets one node read other weights than the rest."""
+        self.close()
+        self.epoch += 1
+        self.plan = plan
+        for node, assignment in assignments(plan, self._loading(files, max_rows)).items():
+            other = (sources or {}).get(node)
+            if other:
+                assignment.checkpoint, assignment.fingerprint = other.path, other.fingerprint
+            self.callers.load({node: assignment}, lambda *_: None)
+        engine = ServingEngine("model", 2048, Metrics())
+        limits = Limits(kv_blocks(plan), BLOCK_SIZE, 2048, max_rows, len(plan.nodes))
+        observers = Observers(engine.delivered, engine.stepped, lambda node, why: engine.detach(f"{node}: {why}"))
+        self.driver = Driver(self.epoch, Scheduler(limits), plan.routes[0].stages[0].node, observers)
+        self.driver.connect(
+            {
+                node: LinkTarget(NODES[0], node, self.workers[node].address, TOKEN, self.epoch, "coordinator")
+                for node in plan.nodes
+            }
+        )
+        engine.attach(self.driver)
+        return engine
+
+    def _loading(self, files, max_rows):
+        return Loading(
+            self.epoch,
+            pack_spec(files.spec),
+            files.path,
+            files.fingerprint,
+            self.callers.addresses,
+            frozenset(NODES),
+            NODES,
+            max_rows,
+        )
+
+    def close(self):
+        if self.driver is not None:
+            self.driver.close()
+            self.callers.release(self.plan.nodes, self.epoch)
+            self.driver = None
+
+    def stop(self):
+        self.close()
+        self.callers.close()
+        self.fabric.stop()
+
+
+def ask(prompt, tokens, **sampling):
+    """One greedy (unless told otherwise) generation that no token ends."""
+    options = {"temperature": 0.0, "prompt_tokens": len(prompt)} | sampling
+    return Generation(tuple(prompt), Sampling(**options), tokens, frozenset())
+
+
+def answers(engine, generations):
+    """All of them at once; what each drew."""
+
+    async def one(stream):
+        return [drawn async for drawn in stream]
+
+    async def together():
+        streams = [engine.submit([generation])[0] for generation in generations]
+        return await asyncio.gather(*(one(stream) for stream in streams))
+
+    return asyncio.run(asyncio.wait_for(together(), 120))
+
+
+def texts(engine, generations):
+    """The token ids of `answers`."""
+    return [[drawn.token for drawn in one if drawn.token is not None] for one in answers(engine, generations)]
+
+
+@pytest.fixture(scope="session")
+def rig(tmp_path_factory):
+    rig = Rig(tmp_path_factory.mktemp("rig"))
+    yield rig
+    rig.stop()
+
+
+@pytest.fixture(scope="session")
+def tools():
+    """The functions above, for test modules."""
+    return sys.modules[__name__]
+
+
+@pytest.fixture(scope="session")
+def oracles():
+    """The module tests/worker/oracle.py."""
+    return _beside(Path(__file__).parents[1] / "worker" / "oracle.py", "oracle")
+
+
+@pytest.fixture(scope="session")
+def real(request, oracles):
+    """real(name) -> (ModelFiles, Oracle) of smollm2 or gemma3."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            path = request.getfixturevalue(f"{name}_path")
+            made[name] = files_of(path), getattr(oracles, name)(path)
+        return made[name]
+
+    return make

@@ -1,0 +1,74 @@
+"""Perplexity through /v1/completions with echo and logprobs, asked by the official client."""
+
+import asyncio
+import math
+import threading
+from pathlib import Path
+
+import openai
+import pytest
+
+from potluck.coordinator.api.app import create_app
+from potluck.coordinator.api.options import ApiOptions
+from potluck.coordinator.api.server import bind, serve_app
+from potluck.coordinator.metrics import Metrics
+from potluck.models.tokenizer import load_tokenizer
+
+PROSE = """A market is a place where people who have too much of one thing meet people who have too little of it. The
+oldest ones were held at crossings of roads or rivers, because goods are heavy and walking is slow. Someone
+brought salt from the coast, someone else brought wool from the hills, and both went home with what they
+lacked. Prices were not written anywhere; they were spoken, refused, spoken again, and at last agreed upon
+with a handshake that everybody around could see. When coins became common, the handshake stayed. Rulers liked
+markets since they could be taxed, and towns grew where rulers allowed them. A good square had a well, a wall
+against the wind, a scale that could be trusted, and a person whose task it was to keep the scale honest. Much
+of what we call law began as rules about that scale."""
+
+
+class Served:
+    """An engine behind the real HTTP server, in a thread of its own."""
+
+    def __init__(self, engine, tokenizer):
+        self.socket = bind("127.0.0.1", 0)
+        self.app = create_app(engine, tokenizer, ApiOptions(), Metrics())
+        self.loop, self.stop = asyncio.new_event_loop(), asyncio.Event()
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self):
+        self.loop.run_until_complete(serve_app(self.app, self.socket, self.stop, 5.0))
+        self.loop.close()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.socket.getsockname()[1]}/v1"
+
+    def close(self):
+        self.loop.call_soon_threadsafe(self.stop.set)
+        self.thread.join()
+        self.socket.close()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "rounds", "dtype", "allowed"),
+    [(1, 1, "float32", 0.001), (5, 2, "float32", 0.001), (3, 2, "bfloat16", 0.005)],
+)
+def test_perplexity_is_that_of_transformers(rig, real, nodes, rounds, dtype, allowed):
+    files, oracle = real("smollm2")
+    tokenizer = load_tokenizer(Path(files.path))
+    served = Served(rig.serve(files, rig.plan_for(files, nodes, rounds, dtype)), tokenizer)
+    try:
+        with openai.OpenAI(base_url=served.url, api_key="none") as client:
+            answer = client.completions.create(
+                model="model", prompt=PROSE, max_tokens=0, echo=True, logprobs=1, temperature=0
+            )
+    finally:
+        served.close()
+        tokenizer.close()
+    scores = answer.choices[0].logprobs.token_logprobs
+    ids = tokenizer.encode_prompt(PROSE)
+    assert len(scores) == len(ids)
+    assert scores[0] is None
+    wanted = oracle.logprobs(ids)
+    expected = sum(float(wanted[place, ids[place + 1]]) for place in range(len(ids) - 1))
+    perplexity, reference = math.exp(-sum(scores[1:]) / (len(ids) - 1)), math.exp(-expected / (len(ids) - 1))
+    assert perplexity == pytest.approx(reference, rel=allowed)
