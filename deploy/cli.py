@@ -50,6 +50,8 @@ def serve(
     kv_tokens: flags.KvTokens = None,
     max_rows: flags.MaxRows = 256,
     chat_template: flags.ChatTemplate = None,
+    step_seconds: flags.StepSeconds = 60.0,
+    grace: flags.Grace = 30.0,
     fewest: flags.Fewest = False,
     without: flags.Without = None,
     threads: flags.Threads = 0,
@@ -68,13 +70,13 @@ def serve(
     from potluck.deploy.prepare import Where, Wish
     from potluck.deploy.serve import Address, serve
 
-    wish = Wish(dtype, rounds, context, kv_tokens, fewest, tuple(without or ()), max_rows)
+    wish = Wish(dtype, rounds, context, kv_tokens, fewest, tuple(without or ()), max_rows, step_seconds)
     prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
     hosts = (*default_hosts(host), *(allowed_host or ()))
     options = ApiOptions(
         aliases=(model,), api_keys=tuple(api_key or ()), allowed_hosts=hosts, cors_origins=tuple(cors_origin or ())
     )
-    raise typer.Exit(serve(prepared.with_template(chat_template), Address(host, port, options), as_json))
+    raise typer.Exit(serve(prepared.with_template(chat_template), Address(host, port, options, grace), as_json))
 
 
 @app.command()

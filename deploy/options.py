@@ -58,6 +58,14 @@ KvTokens = Annotated[
         show_default=False,
     ),
 ]
+StepSeconds = Annotated[
+    float,
+    typer.Option(min=1.0, help="A step without an answer for so long counts as a lost node.", rich_help_panel=_SERVING),
+]
+Grace = Annotated[
+    float,
+    typer.Option(min=0.0, help="Seconds running answers get when the server is stopped.", rich_help_panel=_SERVING),
+]
 ChatTemplate = Annotated[
     Path | None,
     typer.Option(help="Jinja file to use instead of the model's own chat template.", rich_help_panel=_SERVING),

@@ -39,6 +39,7 @@ class Wish:
     fewest: bool = False
     without: tuple[str, ...] = ()
     max_rows: int = 256
+    step_seconds: float = 60.0
 
 
 def context_of(spec: ModelSpec, wish: Wish) -> int:
@@ -183,7 +184,7 @@ def prepare(found: ModelPath, where: Where, wish: Wish, plan_file: Path | None) 
     goal, context = goal_of(files.spec, found.name, wish), context_of(files.spec, wish)
     plan = read_plan(plan_file, files.spec) if plan_file else None
     emulated = emulated_fleet(where.fleet, where.cache) if where.fleet else None
-    serving = _serving(goal, context, emulated, wish.max_rows)
+    serving = _serving(goal, context, emulated, wish)
     if plan:
         serving = replace(serving, plan=plan, goal=replace(goal, dtype=plan.dtype, kv_tokens=plan.kv_tokens))
     if emulated:
@@ -201,14 +202,14 @@ def fabric_of(where: Where, emulated: EmulatedFleet | None) -> Fabric:
     return LocalFabric([template]) if where.local else RayFabric(where.address, template=template)
 
 
-def _serving(goal: Goal, context: int, emulated: EmulatedFleet | None, max_rows: int) -> Serving:
+def _serving(goal: Goal, context: int, emulated: EmulatedFleet | None, wish: Wish) -> Serving:
     if emulated is None:
-        return Serving(goal, context, max_rows=max_rows)
+        return Serving(goal, context, max_rows=wish.max_rows, step_seconds=wish.step_seconds)
     return Serving(
         goal,
         context,
         fleet=emulated.fleet,
         links=emulated.engine_links(),
-        max_rows=max_rows,
-        step_seconds=60.0 * emulated.scale,
+        max_rows=wish.max_rows,
+        step_seconds=wish.step_seconds * emulated.scale,
     )

@@ -9,6 +9,8 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from fastapi import FastAPI
+
 from potluck.coordinator.api.app import create_app
 from potluck.coordinator.api.options import ApiOptions
 from potluck.coordinator.api.server import bind, serve_app
@@ -20,16 +22,15 @@ from potluck.deploy.prepare import Prepared
 from potluck.deploy.progress import JsonProgress, StatusLine, TerminalProgress
 from potluck.models.tokenizer import Tokenizer
 
-_ANSWER_SECONDS = 30.0
-
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the HTTP API listens and who may ask."""
+    """Where the HTTP API listens, who may ask, and how many seconds running answers get at the end."""
 
     host: str
     port: int
     options: ApiOptions
+    grace: float = 30.0
 
 
 def serve(prepared: Prepared, address: Address, as_json: bool) -> int:
@@ -48,7 +49,7 @@ def serve(prepared: Prepared, address: Address, as_json: bool) -> int:
             tokenizer = loading.result()
             _announce(prepared, sock, progress, time.monotonic() - begun)
             app = create_app(engine, tokenizer, address.options, metrics)
-            asyncio.run(_serve_until_told(app, sock, deployment, as_json))
+            asyncio.run(_serve_until_told(app, sock, deployment, (address.grace, as_json)))
         finally:
             if isinstance(progress, TerminalProgress):
                 progress.close()
@@ -58,7 +59,8 @@ def serve(prepared: Prepared, address: Address, as_json: bool) -> int:
     return 0
 
 
-async def _serve_until_told(app: object, sock: socket.socket, deployment: Deployment, as_json: bool) -> None:
+async def _serve_until_told(app: FastAPI, sock: socket.socket, deployment: Deployment, how: tuple[float, bool]) -> None:
+    grace, as_json = how
     stop, cut = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -69,7 +71,7 @@ async def _serve_until_told(app: object, sock: socket.socket, deployment: Deploy
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, told)
-    serving = asyncio.create_task(serve_app(app, sock, stop, _ANSWER_SECONDS))  # type: ignore[arg-type]
+    serving = asyncio.create_task(serve_app(app, sock, stop, grace))
     status = StatusLine(deployment.engine.status)
     if not as_json:
         status.__enter__()
@@ -77,7 +79,7 @@ async def _serve_until_told(app: object, sock: socket.socket, deployment: Deploy
     status.__exit__()
     if not as_json:
         ERR.print("stopping: running answers may finish; once more to cut them short", style="dim")
-    draining = asyncio.create_task(asyncio.to_thread(deployment.drain, _ANSWER_SECONDS))
+    draining = asyncio.create_task(asyncio.to_thread(deployment.drain, grace))
     await asyncio.wait({draining, asyncio.create_task(cut.wait())}, return_when=asyncio.FIRST_COMPLETED)
     deployment.drain(0.0)
     await serving

@@ -166,3 +166,9 @@ def real(request, oracles):
         return made[name]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def served():
+    """The module served: the command as a process."""
+    return _beside(Path(__file__).with_name("served.py"), "served")
