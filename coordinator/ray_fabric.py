@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from potluck.coordinator.processes import WorkerLaunch
 from potluck.coordinator.supervisor import Supervisor
 
 _CONNECT_SECONDS = 20.0
+_REACH_SECONDS = 5.0
 _START_SECONDS = 90.0
 _OBJECT_STORE_BYTES = 80 << 20  # the least Ray takes; nothing of ours goes through it
 T = TypeVar("T")
@@ -100,6 +102,7 @@ class RayFabric:
             what = "start on this machine; see `ray start --head` for the reason, or use --local"
         else:
             options["address"] = self._address
+            _check_reachable(self._address)
             what = f"be reached at {self._address}; is `ray start --head` running there?"
         seconds = _CONNECT_SECONDS if self._address else _START_SECONDS
         _within(lambda: ray.init(**options), seconds, what, self._stopped)
@@ -144,6 +147,22 @@ class RayFabric:
             )
             for node in self.nodes
         ]
+
+
+def _check_reachable(address: str) -> None:
+    """Try the port first: Ray itself would try for a minute and then end this whole process."""
+    host, _, port = address.rpartition(":")
+    if address == "auto" or address == "local":
+        return
+    if "://" in address or not host or not port.isdigit():
+        raise FabricError(f"{address!r} is no address of a Ray cluster; give host:port (of `ray start --head`) or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FabricError(
+            f"Ray cannot be reached at {address}: {reason}; is `ray start --head` running there?"
+        ) from None
 
 
 def _resource(node: str) -> str:
