@@ -152,7 +152,7 @@ class RayFabric:
 def _check_reachable(address: str) -> None:
     """Try the port first: Ray itself would try for a minute and then end this whole process."""
     host, _, port = address.rpartition(":")
-    if address == "auto" or address == "local":
+    if address in {"auto", "local"}:
         return
     if "://" in address or not host or not port.isdigit():
         raise FabricError(f"{address!r} is no address of a Ray cluster; give host:port (of `ray start --head`) or auto")

@@ -63,7 +63,8 @@ def locating(model: str, cache: Path, offline: bool) -> ModelPath:
     try:
         return locate(model, cache, report, offline)
     finally:
-        bars.stop()
+        if tasks:
+            bars.stop()
 
 
 def _escape(text: str) -> str:

@@ -1,0 +1,162 @@
+"""The command as people type it, wrong words included: one clear line, never a traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from potluck.deploy.cli import app
+
+CLUSTER = Path(sys.executable).with_name("cluster")
+TINY_FLEET = "name: small\nnodes:\n  a: {flops: 1 GFLOPS, memory_bandwidth: 1 GB/s, memory: %s}\n"
+
+
+def cluster(*words, **options):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "TERM": "dumb"}
+    return subprocess.run(
+        [CLUSTER, *map(str, words)], capture_output=True, text=True, timeout=60, env=environment, check=False, **options
+    )
+
+
+def refused(done):
+    """A complaint of one line (usage errors draw a box), and nothing else."""
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    if done.returncode == 1:
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert done.stderr.startswith("error: ")
+    return done.stderr
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["run"], ["plan"], ["nodes"], ["models"]])
+def test_every_command_explains_itself(command):
+    done = cluster(*command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+def test_models_are_listed():
+    listed = json.loads(cluster("models", "--json").stdout)
+    assert {"smollm2", "gemma3-270m"} <= {model["name"] for model in listed}
+    assert "smollm2" in cluster("models").stdout
+
+
+@pytest.mark.parametrize("fleet", ["pair", "trio", "household"])
+def test_nodes_of_the_shipped_fleets(fleet):
+    described = json.loads(cluster("nodes", "--fleet", fleet, "--json").stdout)
+    assert described["name"] == fleet
+    assert all(node in cluster("nodes", "--fleet", fleet).stdout for node in described["nodes"])
+
+
+def test_a_plan_is_saved_edited_and_given_back(tiny_model, tmp_path):
+    model, saved = tiny_model("llama3", 6), tmp_path / "plan.yaml"
+    first = cluster("plan", model, "--fleet", "trio", "--rounds", "2", "--save", saved)
+    assert first.returncode == 0
+    assert "desktop" in first.stdout
+    data = yaml.safe_load(saved.read_text())
+    data["stages"] = [{"node": "laptop", "parts": ["embedding", "layers 0-5", "head"]}]
+    saved.write_text(yaml.safe_dump({key: data[key] for key in ("model", "dtype", "kv_tokens", "stages")}))
+    again = json.loads(cluster("plan", model, "--fleet", "trio", "--plan", saved, "--json").stdout)
+    assert again["nodes"]["laptop"]["holds"] == "embedding, layers 0-5, head"
+    assert again["nodes"]["desktop"]["holds"] == ""
+    data["stages"] = [{"node": "laptop", "parts": ["embedding", "layers 0-4", "head"]}]
+    saved.write_text(yaml.safe_dump({key: data[key] for key in ("model", "dtype", "kv_tokens", "stages")}))
+    assert "attention 5 is in no stage" in refused(cluster("plan", model, "--fleet", "trio", "--plan", saved))
+
+
+def test_run_prints_one_answer(tiny_model, tmp_path):
+    words = ["run", tiny_model("llama3", 4), "hello", "--local", "--fleet", "pair", "--max-tokens", "5", "--raw"]
+    done = cluster(*words, "--cache", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert 1 <= answer["tokens"] <= 5
+    assert answer["finish_reason"] in ("length", "stop")
+
+
+def damaged(path, target, change):
+    data = bytearray(path.read_bytes())
+    target.write_bytes(change(data))
+    return target
+
+
+def flipped(data):
+    for place in range(8, 400, 7):
+        data[place] ^= 0x41
+    return data
+
+
+@pytest.mark.parametrize("change", [lambda data: data[: len(data) // 2], flipped], ids=["truncated", "flipped"])
+def test_damaged_models(tiny_gguf, tiny_model, tmp_path, change):
+    gguf = damaged(tiny_gguf("llama3", "Q8_0"), tmp_path / "damaged.gguf", change)
+    refused(cluster("serve", gguf, "--fleet", "pair", "--local"))
+    folder = tiny_model("llama3", 2)
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    gguf.unlink()
+    damaged(folder / "model.safetensors", tmp_path / "model.safetensors", change)
+    refused(cluster("serve", tmp_path, "--fleet", "pair", "--local"))
+
+
+def test_pickles_are_never_loaded(tmp_path):
+    (tmp_path / "model.bin").write_bytes(b"\x80\x04cos\nsystem\n")
+    assert "pickle" in refused(cluster("serve", tmp_path / "model.bin", "--fleet", "pair"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["serve", "nosuch", "--fleet", "pair"], "alias"),
+        (["serve", "org/nosuch", "--fleet", "pair"], "offline"),
+        (["serve", "/etc/passwd", "--fleet", "pair"], "not a GGUF file"),
+        (["plan", "smollm2", "--fleet", "nosuch"], "household, pair, trio"),
+        (["plan", "smollm2", "--fleet", "trio", "--without", "laptopp"], "laptop"),
+        (["plan", "smollm2", "--fleet", "trio", "--context", "9000000"], "--context"),
+        (["plan", "smollm2", "--fleet", "trio", "--plan", "nosuch.yaml"], "nosuch.yaml"),
+        (["plan", "smollm2", "--fleet", "trio", "--dtype", "int3"], "float32"),
+        (["plan", "smollm2", "--fleet", "trio", "--rounds", "0"], "rounds"),
+        (["serve", "smollm2", "--fleet", "pair", "--port", "99999"], "port"),
+        (["run", "smollm2", "", "--raw", "--fleet", "pair", "--local"], "empty"),
+        (["nodes", "--address", "127.0.0.1:1"], "ray start"),
+        (["bogus"], "bogus"),
+    ],
+)
+def test_wrong_words(words, says):
+    assert says in refused(cluster(*words))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("nodes: [", "YAML"),
+        (TINY_FLEET.replace("memory:", "memroy:") % "1 GiB", "memory"),
+        (TINY_FLEET % "1 GiBB", "GiB"),
+        (TINY_FLEET % "90 MiB", "needs"),
+        ("just a text", "fleet"),
+    ],
+)
+def test_wrong_fleet_files(tmp_path, text, says):
+    (tmp_path / "fleet.yaml").write_text(text)
+    assert says in refused(cluster("plan", "smollm2", "--fleet", tmp_path / "fleet.yaml"))
+
+
+def test_the_options_of_every_command_are_known_here():
+    """An option more is a decision, not an accident."""
+    found = {
+        name: sorted(option for parameter in command.params for option in parameter.opts if option.startswith("--"))
+        for name, command in get_command(app).commands.items()
+    }
+    where = {"--fleet", "--address", "--local", "--threads", "--cache", "--json"}
+    model = where | {"--plan", "--dtype", "--rounds", "--context", "--fewest", "--without", "--offline"}
+    serving = {"--host", "--port", "--api-key", "--allowed-host", "--cors-origin", "--kv-tokens", "--max-rows"}
+    assert found == {
+        "serve": sorted(model | serving | {"--chat-template", "--step-seconds", "--grace"}),
+        "run": sorted(model | {"--max-tokens", "--temperature", "--seed", "--raw", "--chat-template"}),
+        "plan": sorted(model | {"--save", "--kv-tokens"}),
+        "nodes": sorted(where),
+        "models": sorted({"--cache", "--json"}),
+    }
