@@ -33,6 +33,8 @@ CLIENT_OPTIONS: tuple[tuple[str, int], ...] = (
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     *_KEEPALIVE,
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # A process that was paused finds the pings of the whole pause at once; that is no reason to cut its links.
+    ("grpc.http2.max_ping_strikes", 0),
     ("grpc.so_reuseport", 0),
 )
 
