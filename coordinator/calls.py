@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Any
 
 import grpc
 
@@ -22,7 +23,7 @@ class CallError(Exception):
 
     def __init__(self, node: NodeName, reason: str) -> None:
         super().__init__(f"node {node!r}: {reason}")
-        self.node = node
+        self.node, self.reason = node, reason
 
 
 class Callers:
@@ -35,7 +36,7 @@ class Callers:
         self._pool = ThreadPoolExecutor(max(4, 2 * len(workers)), thread_name_prefix="calls")
 
     def close(self) -> None:
-        """Close all channels."""
+        """Close all channels: calls under way fail, later ones too."""
         for channel in self._channels.values():
             channel.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -44,10 +45,9 @@ class Callers:
         """Nodes that do not answer a hello in time, or refuse it, with the reason."""
         request = pb.HelloRequest(protocol=PROTOCOL, epoch=epoch)
         asked = {
-            node: self._pool.submit(self._stubs[node].Hello, request, timeout=seconds, wait_for_ready=True)
-            for node in nodes
+            node: self._call(self._stubs[node].Hello, request, timeout=seconds, wait_for_ready=True) for node in nodes
         }
-        return {node: _reason(error) for node, call in asked.items() if (error := call.exception()) is not None}
+        return {node: _reason(error) for node, call in asked.items() if (error := _error(call)) is not None}
 
     def probe(self, dtype: str) -> dict[NodeName, pb.ProbeReply]:
         """What every worker measured of its node and its links.
@@ -73,26 +73,31 @@ class Callers:
             CallError: the first node that could not.
         """
         loads = {
-            node: self._pool.submit(self._load, node, assignment, on_progress)
-            for node, assignment in assignments.items()
+            node: self._call(self._load, node, assignment, on_progress) for node, assignment in assignments.items()
         }
-        for node, call in loads.items():
-            error = call.exception()
-            if error is not None:
-                raise CallError(node, _reason(error)) from None
+        errors = {node: error for node, call in loads.items() if (error := _error(call)) is not None}
+        for node, error in errors.items():
+            raise CallError(node, _reason(error))
 
     def release(self, nodes: Sequence[NodeName], epoch: int) -> None:
         """Free an epoch's shards; nodes that do not answer are passed over."""
-        calls = [
-            self._pool.submit(self._stubs[node].Release, pb.ReleaseRequest(epoch=epoch), timeout=5.0) for node in nodes
-        ]
-        for call in calls:
-            call.exception()
+        request = pb.ReleaseRequest(epoch=epoch)
+        for call in [self._call(self._stubs[node].Release, request, timeout=5.0) for node in nodes]:
+            _error(call)
 
     def statuses(self, nodes: Sequence[NodeName]) -> list[pb.StatusReply]:
         """Counts of the workers that answer."""
-        calls = [self._pool.submit(self._stubs[node].Status, pb.StatusRequest(), timeout=2.0) for node in nodes]
-        return [call.result() for call in calls if call.exception() is None]
+        calls = [self._call(self._stubs[node].Status, pb.StatusRequest(), timeout=2.0) for node in nodes]
+        return [call.result() for call in calls if _error(call) is None]
+
+    def _call(self, function: Callable[..., Any], *given: Any, **options: Any) -> Future[Any]:
+        try:
+            return self._pool.submit(function, *given, **options)
+        except RuntimeError:
+            # The pool was shut down meanwhile.
+            never: Future[Any] = Future()
+            never.set_exception(ConnectionError("the deployment is being stopped"))
+            return never
 
     def _load(self, node: NodeName, assignment: pb.Assignment, on_progress: OnLoad) -> None:
         ready = False
@@ -121,10 +126,18 @@ def fleet_of(replies: Mapping[NodeName, pb.ProbeReply], engine: NodeName) -> Fle
     return Fleet(nodes, engine, Link(1e-3, 1.25e8), links, name="as measured")
 
 
+def _error(call: Future[Any]) -> BaseException | None:
+    """What a call failed with, once it is over."""
+    try:
+        return call.exception()
+    except CancelledError as error:
+        return error
+
+
 def _reason(error: BaseException) -> str:
     if isinstance(error, grpc.RpcError):
         code, details = "", ""
         with contextlib.suppress(AttributeError):
             code, details = error.code().name.lower().replace("_", " "), error.details() or ""
         return details if details and code not in ("unavailable", "deadline exceeded") else f"{code}: {details}"
-    return str(error)
+    return str(error) or "the call was cancelled"

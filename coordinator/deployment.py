@@ -6,9 +6,8 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from potluck.coordinator.assignments import BLOCK_SIZE, Loading, assignments, kv_blocks
 from potluck.coordinator.calls import CallError, Callers, fleet_of
@@ -16,7 +15,7 @@ from potluck.coordinator.driver import Driver, Observers
 from potluck.coordinator.engine import ServingEngine
 from potluck.coordinator.fabric import Fabric
 from potluck.coordinator.scheduler.scheduler import Limits, Scheduler
-from potluck.models.spec import ModelSpec
+from potluck.coordinator.serving import DeploymentError, ModelFiles, Observer, Serving
 from potluck.models.spec_codec import pack_spec
 from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.goal import Goal
@@ -24,73 +23,16 @@ from potluck.planner.plan import Plan
 from potluck.planner.predict import predict
 from potluck.planner.solve import DoesNotFit, solve
 from potluck.planner.validate import PlanError, single_node_stages, validate
-from potluck.proto import cluster_pb2 as pb
 from potluck.proto.link import LinkTarget
 from potluck.proto.shaper import Shape
 
 _HELLO_SECONDS = 30.0
 _ALIVE_SECONDS = 3.0
+_EXIT_SECONDS = 0.5
 _MOST_FAILURES = 3
+_CLOSE_SECONDS = 3.0
 
-
-class DeploymentError(Exception):
-    """The model cannot be served; one line with the remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
-    """The model to serve: its spec, its path on this machine and its content's digest."""
-
-    spec: ModelSpec
-    path: str
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """How to serve.
-
-    Attributes:
-        goal: what the planner plans for.
-        fleet: the described fleet of an emulation; None to measure the workers' nodes.
-        engine: node where requests arrive when the fleet is measured.
-        plan: a plan made by hand; None to solve for one.
-        links: emulated links from the engine's node, by target.
-        max_rows: most packed rows of a step.
-        step_seconds: a step without an answer for so long counts as a lost node.
-    """
-
-    goal: Goal
-    context: int
-    fleet: Fleet | None = None
-    engine: str = ""
-    plan: Plan | None = None
-    links: Mapping[str, Shape] = field(default_factory=dict)
-    max_rows: int = 256
-    max_waiting: int = 4096
-    step_seconds: float = 60.0
-
-
-class Observer(Protocol):
-    """Told what goes on, from any thread."""
-
-    def phase(self, what: str) -> None:
-        """Something that takes a while begins."""
-
-    def planned(self, plan: Plan, fleet: Fleet) -> None:
-        """This plan will be loaded."""
-
-    def loading(self, node: NodeName, progress: pb.LoadProgress) -> None:
-        """A node got on with loading."""
-
-    def serving(self) -> None:
-        """Requests are served from now on."""
-
-    def lost(self, node: NodeName | None, reason: str) -> None:
-        """A node was lost, or the epoch failed for another reason."""
-
-    def refused(self, reason: str) -> None:
-        """There is no plan any more; requests are refused with this reason."""
+__all__ = ["Deployment", "DeploymentError", "ModelFiles", "Observer", "Serving"]
 
 
 class Deployment:
@@ -108,6 +50,7 @@ class Deployment:
         self._epoch, self._next_sequence, self._failures = 0, 1, 0
         self._lost: queue.SimpleQueue[tuple[NodeName | None, str] | None] = queue.SimpleQueue()
         self._monitor: threading.Thread | None = None
+        self._closing: list[threading.Thread] = []
 
     @property
     def plan(self) -> Plan | None:
@@ -115,10 +58,10 @@ class Deployment:
         return self._plan
 
     def start(self, observer: Observer) -> None:
-        """Start the workers, plan, load and serve.
+        """Start the workers, plan, load and serve. Call `stop` whatever comes of it.
 
         Raises:
-            FabricError, DeploymentError, DoesNotFit, PlanError: one line each; what was started is stopped.
+            FabricError, DeploymentError, DoesNotFit, PlanError: one line each.
         """
         self._observer = observer
         observer.phase("starting workers")
@@ -151,8 +94,10 @@ class Deployment:
         """End the epoch, the workers and what was started for them. Safe to call at any time."""
         self._lost.put(None)
         if self._monitor is not None and self._monitor is not threading.current_thread():
-            self._monitor.join(5.0)
+            self._monitor.join(_CLOSE_SECONDS)
         self._detach("the server is shutting down", "the server shut down before the answer was complete")
+        for thread in self._closing:
+            thread.join(_CLOSE_SECONDS)
         if self._callers is not None:
             self._callers.close()
         self._fabric.stop()
@@ -167,17 +112,18 @@ class Deployment:
 
     def _serve(self, fleet: Fleet, plan: Plan | None, observer: Observer) -> None:
         """Plan, load, connect and open the doors."""
-        plan = plan or solve(fleet, self._model.spec, self._serving.goal)
+        goal = _goal_over(self._serving.goal, fleet)
+        plan = plan or solve(fleet, self._model.spec, goal)
         validate(plan, fleet, self._model.spec)
         single_node_stages(plan)
         if plan.prediction is None:
-            plan = replace(plan, prediction=predict(plan, fleet, self._model.spec, self._serving.goal))
+            plan = replace(plan, prediction=predict(plan, fleet, self._model.spec, goal))
         observer.planned(plan, fleet)
         self._epoch += 1
         callers = self._required_callers()
         callers.load(assignments(plan, self._loading(fleet)), observer.loading)
         driver = self._new_driver(plan)
-        driver.connect({node: self._target(node) for node in plan.nodes})
+        driver.connect({node: self._target(node, fleet.engine) for node in plan.nodes})
         self._fleet, self._plan, self._driver = fleet, plan, driver
         self.engine.attach(driver)
         observer.serving()
@@ -203,30 +149,28 @@ class Deployment:
         observers = Observers(self.engine.delivered, self.engine.stepped, self._failed)
         return Driver(self._epoch, Scheduler(limits, self._next_sequence), stages[0].node, observers)
 
-    def _target(self, node: NodeName) -> LinkTarget:
-        engine = self._serving.fleet.engine if self._serving.fleet else self._serving.engine
-        return LinkTarget(
-            source=engine or node,
-            node=node,
-            address=self._required_callers().addresses[node],
-            token=self._token,
-            epoch=self._epoch,
-            role="coordinator",
-            shape=self._serving.links.get(node, Shape()),
-        )
+    def _target(self, node: NodeName, engine: NodeName) -> LinkTarget:
+        address = self._required_callers().addresses[node]
+        shape = self._serving.links.get(node, Shape())
+        return LinkTarget(engine, node, address, self._token, self._epoch, "coordinator", shape)
 
     def _failed(self, node: NodeName | None, reason: str) -> None:
-        where = f"node {node!r} failed" if node else "the fleet failed"
-        message = f"{where}: {reason}"
-        self._detach(f"{message}; planning anew over the nodes left", f"{message}; send the request again")
+        """The epoch is over: its requests end at once, whatever the monitor is busy with."""
+        self._refuse(node, reason)
         self._lost.put((node, reason))
+
+    def _refuse(self, node: NodeName | None, reason: str) -> None:
+        message = f"{_failure(node)}: {reason}"
+        self._detach(f"{message}; planning anew over the nodes left", f"{message}; send the request again")
 
     def _detach(self, reason: str, running: str) -> None:
         driver = self.engine.detach(reason, running=running)
         if driver is not None:
             self._next_sequence = driver.next_number
             # Its own thread: closing waits for the links' threads, one of which may have brought the news.
-            threading.Thread(target=driver.close, daemon=True).start()
+            thread = threading.Thread(target=driver.close, daemon=True)
+            thread.start()
+            self._closing.append(thread)
 
     def _watch(self) -> None:
         """Look after the epoch every second; plan anew when it has failed."""
@@ -252,26 +196,38 @@ class Deployment:
         self.engine.steps.engine_reported(self._fleet.engine, driver.link_counts())
 
     def _replan(self, node: NodeName | None, reason: str) -> None:
-        observer, fleet, plan = self._observer, self._fleet, self._plan
-        if observer is None or fleet is None or plan is None:
+        """Serve with the nodes left. A node that fails meanwhile is the next thing lost."""
+        observer, fleet = self._observer, self._fleet
+        if observer is None or fleet is None:
             return
         observer.lost(node, reason)
+        # Again: an epoch that failed before it was attached has been attached since.
+        self._refuse(node, reason)
         self._driver = None
         self._failures = 1 if self.engine.steps.progressed() else self._failures + 1
         if self._failures > _MOST_FAILURES:
-            self._give_up(f"{reason}; {_MOST_FAILURES} plans in a row failed, see the workers' logs")
+            self._give_up(f"{_failure(node)}: {reason}; {_MOST_FAILURES} plans in a row failed, see the workers' logs")
             return
-        callers = self._required_callers()
-        names = [one.name for one in fleet.nodes]
-        silent = callers.silent(names, self._epoch, _ALIVE_SECONDS)
-        self.engine.mark_dead([*self.engine.dead, *silent])
-        left = [name for name in names if name not in silent]
-        callers.release(left, self._epoch)
+        gone = self._gone([one.name for one in fleet.nodes], node)
+        self.engine.mark_dead(list(dict.fromkeys([*self.engine.dead, *gone])))
+        self._required_callers().release([one.name for one in fleet.nodes if one.name not in gone], self._epoch)
         try:
-            self._serve(_without(fleet, silent), None, observer)
-        except (DoesNotFit, PlanError, CallError, ValueError) as error:
-            lost = f"node {node!r} was lost and " if node in silent else ""
+            self._serve(_without(fleet, gone), None, observer)
+        except CallError as error:
+            self._lost.put((error.node, error.reason))
+        except (DoesNotFit, PlanError, ValueError) as error:
+            lost = f"node {node!r} was lost and " if node in gone else ""
             self._give_up(f"{lost}the nodes left cannot serve the model: {error}")
+
+    def _gone(self, nodes: Sequence[NodeName], suspect: NodeName | None) -> dict[NodeName, str]:
+        """Nodes whose worker has ended, which also reaps it, or does not answer."""
+        deadline = time.monotonic() + _EXIT_SECONDS
+        while suspect not in (ended := self._fabric.exits()) and suspect and time.monotonic() < deadline:
+            # A dying process closes its connections some time before it is gone.
+            time.sleep(0.05)
+        gone = {node: f"its worker ended (exit code {ended[node]})" for node in nodes if node in ended}
+        rest = [node for node in nodes if node not in gone]
+        return gone | self._required_callers().silent(rest, self._epoch, _ALIVE_SECONDS)
 
     def _give_up(self, reason: str) -> None:
         self.engine.detach(reason, retry_after=30)
@@ -282,6 +238,16 @@ class Deployment:
         if self._callers is None:
             raise DeploymentError("the deployment has not been started")
         return self._callers
+
+
+def _failure(node: NodeName | None) -> str:
+    return f"node {node!r} failed" if node else "the fleet failed"
+
+
+def _goal_over(goal: Goal, fleet: Fleet) -> Goal:
+    """The goal without wishes about nodes that were lost."""
+    names = {node.name for node in fleet.nodes}
+    return replace(goal, excluded=goal.excluded & names, pinned=goal.pinned & names)
 
 
 def _without(fleet: Fleet, lost: Mapping[NodeName, str]) -> Fleet:

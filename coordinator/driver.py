@@ -20,6 +20,10 @@ from potluck.proto.step import Result
 _SEND_SECONDS = 10.0
 
 
+class EpochOver(Exception):
+    """The epoch has ended; a new plan may be on its way."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observers:
     """Who is told what, from the links' threads: deliveries of a step, its result and duration, the epoch's failure.
@@ -56,8 +60,11 @@ class Driver:
 
         Raises:
             NeverFits, QueueFull: see Scheduler.submit.
+            EpochOver: nothing would ever come back.
         """
         with self._lock:
+            if self._over:
+                raise EpochOver
             register(self._scheduler.submit(generations))
             self._pump()
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-from potluck.coordinator.driver import Driver
+from potluck.coordinator.driver import Driver, EpochOver
 from potluck.coordinator.generation import (
     Drawn,
     EngineStatus,
@@ -93,10 +93,13 @@ class ServingEngine:
         streams: list[Stream] = []
 
         def register(numbers: list[int]) -> None:
-            for number, generation in zip(numbers, generations, strict=True):
-                streams.append(Stream(number, self._cancel))
-                self._streams[number] = streams[-1]
-                self._watches[number] = RequestWatch(self._metrics, len(generation.prompt))
+            with self._lock:
+                if self._driver is not driver:
+                    raise EpochOver
+                for number, generation in zip(numbers, generations, strict=True):
+                    streams.append(Stream(number, self._cancel))
+                    self._streams[number] = streams[-1]
+                    self._watches[number] = RequestWatch(self._metrics, len(generation.prompt))
 
         try:
             driver.submit(generations, register)
@@ -104,9 +107,9 @@ class ServingEngine:
             raise GenerationError(str(error), 400) from None
         except QueueFull as error:
             raise GenerationError(str(error), 429, _RETRY_SECONDS) from None
-        if self._driver is not driver:
-            # The epoch ended in between: its streams were taken before these were there.
-            self._end_late(streams)
+        except EpochOver:
+            reason = self._reason or "the plan is changing; send the request again"
+            raise GenerationError(reason, 503, self._retry_after) from None
         return list(streams)
 
     def status(self) -> EngineStatus:
@@ -116,7 +119,8 @@ class ServingEngine:
         rate, nodes = self.steps.look(time.monotonic())
         dead = [NodeStatus(node, False, 0.0, 0.0, 0.0) for node in self._dead if node not in {n.node for n in nodes}]
         alive = [NodeStatus(n.node, n.node not in self._dead, n.compute, n.wait, n.transfer) for n in nodes]
-        return EngineStatus(driver is not None, self._reason, running, waiting, kv_used, rate, [*alive, *dead])
+        reason = self._closed or self._reason
+        return EngineStatus(driver is not None and not reason, reason, running, waiting, kv_used, rate, [*alive, *dead])
 
     def link_counts(self) -> Mapping[tuple[str, str], tuple[int, int, int]]:
         """(source, target) -> frames, payload bytes, header bytes since the start."""
@@ -130,9 +134,8 @@ class ServingEngine:
             if stream is None or watch is None:
                 continue
             over = bool(delivery.failure or delivery.drawn.finish)
-            if over:
+            if over and self._watches.pop(delivery.sequence, None) is not None:
                 self._streams.pop(delivery.sequence, None)
-                self._watches.pop(delivery.sequence, None)
             watch.delivered(delivery)
             handed.append((stream, GenerationError(delivery.failure, 500) if delivery.failure else delivery.drawn))
         self._on_loop(handed)
@@ -150,6 +153,7 @@ class ServingEngine:
         driver = self._driver
         self._metrics.set_load(*(driver.load if driver else (0, 0, 0.0)))
         self._metrics.set_links(self.link_counts())
+        self._metrics.set_transfers(self.steps.transfer_seconds())
 
     def _cancel(self, number: int) -> None:
         driver, watch = self._driver, self._watches.pop(number, None)
@@ -157,12 +161,6 @@ class ServingEngine:
             driver.cancel(number)
         if watch is not None:
             watch.end("cancelled")
-
-    def _end_late(self, streams: Sequence[Stream]) -> None:
-        error = GenerationError(self._reason or "the plan changed; send the request again", 503, self._retry_after)
-        for stream in streams:
-            if self._streams.pop(stream.number, None) is not None:
-                stream.push(error)
 
     def _on_loop(self, handed: Sequence[tuple[Stream, Drawn | GenerationError]]) -> None:
         if not handed or self._loop is None or self._loop.is_closed():

@@ -46,6 +46,7 @@ class LocalFabric:
     def __init__(self, launches: Sequence[WorkerLaunch]) -> None:
         self._launches = launches
         self._processes: dict[str, WorkerProcess] = {}
+        self.workers: dict[str, Worker] = {}
 
     def start(self, token: str) -> list[Worker]:
         """Start all workers at once; see `Fabric`."""
@@ -56,7 +57,8 @@ class LocalFabric:
         if failures:
             self.stop()
             raise FabricError("; ".join(failures))
-        return [Worker(node, process.address, process.pid) for node, process in self._processes.items()]
+        self.workers = {node: Worker(node, one.address, one.pid) for node, one in self._processes.items()}
+        return list(self.workers.values())
 
     def exits(self) -> dict[str, int]:
         """Exit codes of the workers that have ended."""

@@ -52,6 +52,12 @@ class Metrics:
             "Time of steps that no stage computed or waited: links and coordinator",
             registry=registry,
         )
+        self._transfers = Gauge(
+            "potluck_node_transfer_seconds",
+            "Time that a node's outgoing links were busy or held frames back, since it started",
+            ["node"],
+            registry=registry,
+        )
         self._links = {
             kind: Gauge(f"potluck_link_{kind}", f"Sent over a link: {kind}", ["source", "target"], registry=registry)
             for kind in ("frames", "payload_bytes", "header_bytes")
@@ -95,6 +101,11 @@ class Metrics:
         self._running.set(running)
         self._waiting.set(waiting)
         self._kv.set(kv_used)
+
+    def set_transfers(self, seconds: Mapping[str, float]) -> None:
+        """Per node, the time its outgoing links were busy."""
+        for node, value in seconds.items():
+            self._transfers.labels(node).set(value)
 
     def set_links(self, counts: Mapping[tuple[str, str], tuple[int, int, int]]) -> None:
         """(source, target) -> frames, payload bytes, header bytes since the start."""

@@ -89,6 +89,7 @@ def spawn_worker(launch: WorkerLaunch, token: str, deadline: float = 60.0) -> Wo
         WorkerError: it ended or kept silent for `deadline` seconds.
     """
     log = _open_log(launch.log)
+    begins = log.tell() if log else 0
     try:
         # A session of its own: Ctrl-C in the terminal must not end workers before the requests they serve.
         process = subprocess.Popen(
@@ -107,7 +108,11 @@ def spawn_worker(launch: WorkerLaunch, token: str, deadline: float = 60.0) -> Wo
     except WorkerError as error:
         process.kill()
         code = process.wait()
-        raise WorkerError(f"worker {launch.node!r} {error} (exit code {code}){_last_words(launch.log)}") from None
+        if process.stdin:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+        words = _last_words(launch.log, begins)
+        raise WorkerError(f"worker {launch.node!r} {error} (exit code {code}){words}") from None
 
 
 def _greet(process: subprocess.Popen[str], token: str, deadline: float) -> str:
@@ -147,8 +152,9 @@ def _open_log(path: str | None) -> IO[str] | None:
     return file.open("a", encoding="utf-8")
 
 
-def _last_words(path: str | None) -> str:
+def _last_words(path: str | None, begins: int) -> str:
     if path is None:
         return ""
-    lines = Path(path).expanduser().read_text("utf-8", "replace").strip().splitlines()
+    # Earlier runs' words are before `begins`.
+    lines = Path(path).expanduser().read_bytes()[begins:].decode("utf-8", "replace").strip().splitlines()
     return ": " + " / ".join(line.strip() for line in lines[-_LAST_LINES:]) if lines else ""

@@ -29,15 +29,18 @@ class Stream:
         if not self._over:
             self._over = True
             self._cancel(self.number)
+            self._wake.set()
 
     async def __aiter__(self) -> AsyncIterator[Drawn]:
-        """The tokens as they are drawn.
+        """The tokens as they are drawn; after `cancel` it ends without a finish.
 
         Raises:
             GenerationError: it cannot go on.
         """
         while True:
             while not self._arrived:
+                if self._over:
+                    return
                 self._wake.clear()
                 await self._wake.wait()
             item = self._arrived.popleft()

@@ -35,6 +35,9 @@ class RequestWatch:
                 self._metrics.observe_token(now - self._last)
             self._drawn, self._last = self._drawn + 1, now
             self._metrics.add_tokens(0, 1)
+        elif delivery.drawn.finish:
+            # A prompt that was only scored.
+            self._metrics.add_tokens(self._prompt, 0)
         if delivery.failure or delivery.drawn.finish:
             self.end("error" if delivery.failure else "ok")
 
@@ -91,6 +94,11 @@ class StepWatch:
         with self._lock:
             for node, count in counts.items():
                 self._links[f"{engine} (engine)", node] = count
+
+    def transfer_seconds(self) -> dict[str, float]:
+        """Seconds that each node's outgoing links were busy or held its frames back."""
+        with self._lock:
+            return {name: sums.transfer for name, sums in self._nodes.items()}
 
     def link_counts(self) -> dict[tuple[str, str], tuple[int, int, int]]:
         """(source, target) -> frames, payload bytes, header bytes."""

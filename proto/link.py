@@ -82,7 +82,8 @@ class Link:
         """
         self.target = target
         self._on_frame, self._on_broken = on_frame, on_broken
-        self._queue: queue.Queue[_Queued | None] = queue.Queue(CAPACITY)
+        self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(CAPACITY)
         self._line = DelayLine(target.shape)
         self._sending = threading.Lock()
         self._counting = threading.Lock()
@@ -123,10 +124,9 @@ class Link:
 
     def _offer(self, item: _Queued) -> bool:
         self._refuse_if_over()
-        try:
-            self._queue.put(item, timeout=_LOOK_SECONDS)
-        except queue.Full:
+        if not self._room.acquire(timeout=_LOOK_SECONDS):
             return False
+        self._queue.put(item)
         return True
 
     def _refuse_if_over(self) -> None:
@@ -138,7 +138,7 @@ class Link:
         if self._closed.is_set():
             return
         self._closed.set()
-        self._end_queue()
+        self._queue.put(None)
         if threading.current_thread() is not self._reader:
             self._reader.join(grace)
         self._call.cancel()
@@ -147,6 +147,7 @@ class Link:
     def _outgoing(self) -> Iterator[pb.Frame]:
         """What gRPC's sender thread iterates over; it asks for the next message when this one has gone out."""
         while (item := self._queue.get()) is not None:
+            self._room.release()
             begun = time.monotonic()
             wait_until(item.due)
             yield item.message
@@ -171,20 +172,6 @@ class Link:
         if self._closed.is_set():
             return
         self._failure = f"broken ({status.name}: {detail})"
-        self._end_queue()
+        # gRPC's sender ends with the next item it takes, or with this one.
+        self._queue.put(None)
         self._on_broken(self.target.node, status, detail)
-
-    def _end_queue(self) -> None:
-        """Wake gRPC's sender for good. On a broken link what is queued goes nowhere, and makes room for the end."""
-        while True:
-            try:
-                self._queue.put_nowait(None)
-                return
-            except queue.Full:
-                self._drop_one()
-
-    def _drop_one(self) -> None:
-        try:
-            self._queue.get_nowait()
-        except queue.Empty:
-            return

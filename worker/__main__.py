@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from potluck.worker.emulation import Emulation, read_emulation
@@ -50,16 +51,26 @@ def main() -> int:
     except (ValueError, OSError) as error:
         logging.error("%s", error)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    starting = threading.Event()
+    starting.set()
+
+    def end(*_: object) -> None:
+        stop.set()
+        if starting.is_set():
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    threading.excepthook = _die
     print(json.dumps({"address": address, "pid": os.getpid()}), flush=True)
-    threading.Thread(target=_wait_for_end, args=(stop,), daemon=True).start()
+    threading.Thread(target=_wait_for_end, args=(end,), daemon=True).start()
 
     # Imported only now: torch takes seconds, and whoever started this waits for the line above.
     from potluck.worker.node import Node, NodeConfig
 
     node = Node(NodeConfig(flags.node, token, flags.cache, flags.memory, flags.threads, emulation))
     service.become_ready(node)
+    starting.clear()
     stop.wait()
     server.stop(_STOP_SECONDS)
     node.stop()
@@ -68,10 +79,17 @@ def main() -> int:
     os._exit(0)
 
 
-def _wait_for_end(stop: threading.Event) -> None:
+def _wait_for_end(end: Callable[[], None]) -> None:
     while sys.stdin.readline():
         pass
-    stop.set()
+    end()
+
+
+def _die(failure: threading.ExceptHookArgs) -> None:
+    """A compute thread that ended by a fault of this program would leave a worker that looks alive: end it instead."""
+    logging.critical("a bug ended a thread", exc_info=failure.exc_value)
+    if failure.thread is not None and failure.thread.name == "compute":
+        os._exit(70)
 
 
 if __name__ == "__main__":

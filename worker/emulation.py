@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from potluck.proto.shaper import Shape
 
+_SLOWEST = 1e6
+
 
 @dataclass(frozen=True, slots=True)
 class Emulation:
@@ -40,8 +42,8 @@ def read_emulation(text: str) -> Emulation:
         slow_down = float(data.get("slow_down", 1.0))
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(f"--emulate is not of the form described in --help: {error}") from None
-    if not slow_down >= 1.0:
-        raise ValueError(f"--emulate: slow_down must be at least 1, not {slow_down}")
+    if not 1.0 <= slow_down <= _SLOWEST:
+        raise ValueError(f"--emulate: slow_down must be between 1 and {_SLOWEST:.0f}, not {slow_down}")
     return Emulation(slow_down, links)
 
 

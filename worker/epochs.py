@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import queue
 import threading
 import time
@@ -13,7 +14,7 @@ import grpc
 
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.errors import FrameError, Refusal
-from potluck.proto.frames import Fault, Frame, fault_frame, pack_frame
+from potluck.proto.frames import Fault, Frame, Kind, fault_frame, pack_frame
 from potluck.proto.link import Link, LinkCounts, LinkTarget
 from potluck.proto.shaper import DelayLine, Shape
 from potluck.worker.shard import Shard
@@ -23,10 +24,20 @@ _MOST_HELD = 2
 
 
 @dataclass(frozen=True, slots=True)
-class WindowEnd:
-    """Where a window's output goes: the next stage's node (this one, too), or "" to the coordinator."""
+class Ways:
+    """How frames of an epoch come to a node and leave it.
 
-    next_node: str
+    Attributes:
+        nexts: by stage, the node its output goes to (this one, too), "" for the coordinator.
+        targets: the links to other nodes.
+        dtype, hidden, most_rows: the hidden rows that come in.
+    """
+
+    nexts: Mapping[int, str]
+    targets: Mapping[str, LinkTarget]
+    dtype: str
+    hidden: int
+    most_rows: int
 
 
 class Answers:
@@ -57,23 +68,65 @@ class Answers:
 class Epoch:
     """One deployment epoch on this worker. Links open with the first frame that needs them."""
 
-    def __init__(
-        self, number: int, shard: Shard, ends: Mapping[int, WindowEnd], links: Mapping[str, LinkTarget]
-    ) -> None:
-        self.number, self.shard, self.ends = number, shard, ends
+    def __init__(self, number: int, shard: Shard, ways: Ways) -> None:
+        self.number, self.ways = number, ways
+        self._shard: Shard | None = shard
         self.fault: Fault | None = None
-        self._targets = links
         self._links: dict[str, Link] = {}
-        self._answers: Answers | None = None
-        self._coordinator = ""
+        self._streams: dict[Answers, str] = {}
         self._held_back: list[Frame] = []
-        self._answered = LinkCounts()
+        self._answered: dict[str, LinkCounts] = {}
         self._lock = threading.Lock()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it was released; streams may outlive it."""
+        return self._shard is None
+
+    @property
+    def shard(self) -> Shard:
+        """What this node runs.
+
+        Raises:
+            FrameError: the epoch was released.
+        """
+        if (shard := self._shard) is None:
+            raise FrameError(f"epoch {self.number} was released", Refusal.MISMATCH)
+        return shard
+
+    def admit(self, frame: Frame) -> None:
+        """Look at a frame before anything is allocated for it.
+
+        Raises:
+            FrameError: it is of another epoch, for a stage elsewhere, or not of the shape this epoch's rows have.
+        """
+        if frame.epoch != self.number:
+            reason = f"a frame of epoch {frame.epoch} came on a stream of epoch {self.number}"
+            raise FrameError(reason, Refusal.MISMATCH)
+        if frame.kind not in (Kind.STEP, Kind.HIDDEN):
+            raise FrameError(f"a worker takes steps and hidden rows, not {frame.kind.name}")
+        if frame.stage not in self.ways.nexts:
+            raise FrameError(f"stage {frame.stage} is not on this node")
+        if self.is_over:
+            raise FrameError(f"epoch {self.number} was released", Refusal.MISMATCH)
+        if frame.kind is Kind.HIDDEN:
+            self._check_rows(frame)
+
+    def _check_rows(self, frame: Frame) -> None:
+        ways, (rows, hidden) = self.ways, frame.shape
+        if (frame.dtype, hidden) != (ways.dtype, ways.hidden) or rows > ways.most_rows:
+            raise FrameError(
+                f"{rows} hidden rows of {hidden} {frame.dtype}; epoch {self.number} has at most {ways.most_rows} "
+                f"of {ways.hidden} {ways.dtype}"
+            )
+
     def attach(self, coordinator: str, answers: Answers) -> None:
-        """A coordinator opened a stream: answers go there from now on, those held back first."""
+        """A coordinator opened a stream: answers go there from now on, those held back first.
+
+        Every open stream gets them, so that nobody loses answers to one that comes and goes.
+        """
         with self._lock:
-            self._coordinator, self._answers = coordinator, answers
+            self._streams[answers] = coordinator
             held, self._held_back = self._held_back, []
         for frame in held:
             self.answer(frame)
@@ -81,18 +134,16 @@ class Epoch:
     def detach(self, answers: Answers) -> None:
         """That stream is over."""
         with self._lock:
-            if self._answers is answers:
-                self._answers = None
+            self._streams.pop(answers, None)
 
     def answer(self, frame: Frame) -> None:
         """Send a result or fault to the coordinator; a few wait for one to come."""
         with self._lock:
-            answers = self._answers
-            if answers is None:
+            if not self._streams and not self.is_over:
                 self._held_back = [*self._held_back, frame][-_MOST_WAITING:]
-                return
-            payload, header = answers.put(frame)
-            self._answered += LinkCounts(1, payload, header)
+            for answers, coordinator in self._streams.items():
+                payload, header = answers.put(frame)
+                _add_counts(self._answered, {coordinator: LinkCounts(1, payload, header)})
 
     def fail(self, fault: Fault, stage: int = 0) -> None:
         """This epoch is over here; every later step gets the same answer."""
@@ -102,26 +153,28 @@ class Epoch:
     def link(self, node: str, on_broken: Callable[[str, grpc.StatusCode, str], None]) -> Link:
         """The link to the next stage's node."""
         with self._lock:
+            if self.is_over:
+                raise FrameError(f"epoch {self.number} was released", Refusal.MISMATCH)
             if node not in self._links:
-                self._links[node] = Link(self._targets[node], _ignore, on_broken)
+                self._links[node] = Link(self.ways.targets[node], _ignore, on_broken)
             return self._links[node]
 
     def counts(self) -> dict[str, LinkCounts]:
         """What went to every node, the coordinator's included."""
         with self._lock:
             counts = {node: link.counts for node, link in self._links.items()}
-            if self._coordinator:
-                counts[self._coordinator] = counts.get(self._coordinator, LinkCounts()) + self._answered
+            _add_counts(counts, self._answered)
             return counts
 
     def close(self) -> None:
         """End the links and the answers."""
         with self._lock:
-            links, answers, self._answers = list(self._links.values()), self._answers, None
+            links, streams = list(self._links.values()), list(self._streams)
+            self._shard, self._held_back = None, []
         for link in links:
             link.close()
-        if answers is not None:
-            answers.end()
+        for answers in streams:
+            answers.end(FrameError(f"epoch {self.number} was released", Refusal.MISMATCH))
 
 
 class Epochs:
@@ -163,8 +216,14 @@ class Epochs:
                 self._loading.discard(number)
 
     def add(self, epoch: Epoch) -> None:
-        """An epoch is loaded."""
+        """An epoch is loaded.
+
+        Raises:
+            FrameError: it was released meanwhile.
+        """
         with self._lock:
+            if epoch.number <= self._fence:
+                raise FrameError(f"epoch {epoch.number} was released while it was loading", Refusal.MISMATCH)
             self._held[epoch.number] = epoch
 
     def get(self, number: int) -> Epoch:
@@ -188,10 +247,13 @@ class Epochs:
                 _add_counts(self._past, epoch.counts())
         for epoch in gone:
             epoch.close()
+        # A shard's parts refer to one another; the memory is wanted now, not at the next collection.
+        gc.collect()
 
     def counts(self) -> dict[str, LinkCounts]:
         """What went to every node since the worker started."""
-        counts = dict(self._past)
+        with self._lock:
+            counts = dict(self._past)
         for epoch in self.held:
             _add_counts(counts, epoch.counts())
         return counts

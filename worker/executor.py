@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import grpc
 import torch
 
-from potluck.proto.codec import unpack_step
 from potluck.proto.errors import FrameError
 from potluck.proto.frames import Fault, Frame, Kind, fault_frame, result_frame
 from potluck.proto.link import LinkError
@@ -31,6 +30,7 @@ _LOG = logging.getLogger("potluck.worker")
 class _Arrival:
     epoch: Epoch
     frame: Frame
+    step: Step
     at: float
 
 
@@ -55,9 +55,9 @@ class Executor:
         self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
         self._thread.start()
 
-    def submit(self, epoch: Epoch, frame: Frame) -> None:
-        """Queue a whole frame for its stage."""
-        self._inbox.put(_Arrival(epoch, frame, time.perf_counter()))
+    def submit(self, epoch: Epoch, frame: Frame, step: Step) -> None:
+        """Queue a whole frame, and the step in it, for its stage."""
+        self._inbox.put(_Arrival(epoch, frame, step, time.perf_counter()))
 
     def stop(self, timeout: float) -> None:
         """Finish the step at hand and end."""
@@ -67,6 +67,8 @@ class Executor:
     def _work(self) -> None:
         while (arrival := self._inbox.get()) is not None:
             epoch, frame = arrival.epoch, arrival.frame
+            if epoch.is_over:
+                continue
             if epoch.fault is not None:
                 epoch.answer(fault_frame(epoch.number, frame.stage, epoch.fault))
                 continue
@@ -78,20 +80,19 @@ class Executor:
                 epoch.fail(Fault(self._node, frame.number, lines[0]), frame.stage)
 
     def _run(self, arrival: _Arrival) -> None:
-        epoch, frame = arrival.epoch, arrival.frame
-        step = unpack_step(frame.body)
+        epoch, frame, step = arrival.epoch, arrival.frame, arrival.step
+        shard = epoch.shard
         x_TD = from_payload(frame) if frame.kind is Kind.HIDDEN else None
         times, stage, since = list(frame.times), frame.stage, arrival.at
         while True:
             begun = time.perf_counter()
             with self._slowness.around():
-                out = epoch.shard.run(stage, step, x_TD)
+                out = shard.run(stage, step, x_TD)
             ended = time.perf_counter()
             times.append(StageTime(self._node, stage, begun - since, ended - begun))
             self.totals.compute += ended - begun
             self.totals.wait += begun - since
-            end = epoch.ends[stage]
-            if end.next_node != self._node or not isinstance(out, torch.Tensor):
+            if epoch.ways.nexts[stage] != self._node or not isinstance(out, torch.Tensor):
                 break
             x_TD, stage, since = out, stage + 1, ended
         self.totals.steps += 1
@@ -102,7 +103,7 @@ class Executor:
             epoch.answer(result_frame(epoch.number, stage, Result(step.number, _outcomes(step, out), times)))
 
     def _pass_on(self, epoch: Epoch, output: _Output) -> None:
-        node = epoch.ends[output.stage].next_node
+        node = epoch.ways.nexts[output.stage]
         dtype, payload = to_payload(output.x_TD)
         frame = Frame(
             epoch=epoch.number,

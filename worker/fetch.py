@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import blake3
 import grpc
@@ -20,7 +23,8 @@ from potluck.proto.errors import FrameError
 
 CHUNK = 1 << 20
 _TRIES = 2
-_CALL_SECONDS = 60.0
+_PAUSES = (0.2, 0.5, 1.0, 2.0)  # seconds before asking a source again that could not be reached
+_CALL_SECONDS = 600.0  # a manifest hashes every tensor once; a peer that is gone is noticed by keepalive
 OnBytes = Callable[[int], None]
 _TRANSFORMS: Mapping[str, Literal["none", "unpermute", "plus_one"]] = {
     "none": "none",
@@ -61,22 +65,18 @@ class Holder:
         self._checkpoints: dict[str, Checkpoint] = {}
         self._hashes: dict[tuple[str, TensorKey], bytes] = {}
 
-    def add(self, checkpoint: Checkpoint, fingerprint: str) -> None:
-        """From now on its tensors can be fetched."""
-        self._checkpoints[fingerprint] = checkpoint
-
-    def find(self, fingerprint: str, path: Path) -> bool:
-        """Whether that checkpoint is here, opening the file at this path if need be.
+    def find(self, fingerprint: str, path: str) -> Checkpoint | None:
+        """That checkpoint, opening what lies at this path if need be; None where it is not here.
 
         Raises:
             CheckpointError, FrameError: the file is damaged; the fingerprint is malformed.
         """
         check_fingerprint(fingerprint)
         with self._opening:
-            if fingerprint not in self._checkpoints and path.exists():
-                checkpoint = self._open(path)
+            if fingerprint not in self._checkpoints and _is_there(path):
+                checkpoint = self._open(Path(path))
                 self._checkpoints[checkpoint.fingerprint] = checkpoint
-            return fingerprint in self._checkpoints
+            return self._checkpoints.get(fingerprint)
 
     def entry(self, fingerprint: str, text: str) -> pb.Entry:
         """How a tensor is stored, and its hash.
@@ -104,11 +104,21 @@ class Holder:
     def chunks(self, request: pb.FetchRequest) -> Iterator[pb.Chunk]:
         """A tensor's bytes from an offset on; errors as `entry`."""
         key = parse_key(request.key)
-        raw = self._checkpoints[check_fingerprint(request.fingerprint)].raw(key)
+        checkpoint = self._checkpoints[check_fingerprint(request.fingerprint)]
+        if key not in checkpoint.entries:
+            raise KeyError(request.key)
+        raw = checkpoint.raw(key)
         if request.offset > len(raw):
             raise FrameError(f"offset {request.offset} lies beyond the {len(raw)} bytes of {request.key}")
         for offset in range(request.offset, len(raw), CHUNK):
             yield pb.Chunk(offset=offset, data=bytes(raw[offset : offset + CHUNK]))
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return bool(path) and (Path(path).is_file() or Path(path).is_dir())
+    except OSError:
+        return False
 
 
 class FetchedCheckpoint:
@@ -154,11 +164,23 @@ class Fetcher:
         reasons: list[str] = []
         for source in self._sources:
             try:
-                return self._from(source, folder, keys, plan)
+                return self._patiently(source, folder, keys, plan)
             except (grpc.RpcError, CheckpointError) as error:
                 reasons.append(f"{source.node}: {_reason(error)}")
         tried = "; ".join(reasons) or "no other node has it"
         raise CheckpointError(f"this node has no copy of the model and cannot fetch its share ({tried})")
+
+    def _patiently(
+        self, source: pb.Peer, folder: Path, keys: Sequence[TensorKey], plan: Callable[[int], OnBytes]
+    ) -> FetchedCheckpoint:
+        for pause in _PAUSES:
+            try:
+                return self._from(source, folder, keys, plan)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                time.sleep(pause)
+        return self._from(source, folder, keys, plan)
 
     def _from(
         self, source: pb.Peer, folder: Path, keys: Sequence[TensorKey], plan: Callable[[int], OnBytes]
@@ -169,7 +191,7 @@ class Fetcher:
             request = pb.ManifestRequest(
                 fingerprint=folder.name, keys=[str(key) for key in keys], checkpoint=self._path
             )
-            reply = stub.Manifest(request, timeout=_CALL_SECONDS, wait_for_ready=True)
+            reply = stub.Manifest(request, timeout=_CALL_SECONDS)
             wanted = {parse_key(entry.key): entry for entry in reply.entries}
             if set(wanted) != set(keys):
                 raise CheckpointError("it sent another manifest than was asked for")
@@ -184,27 +206,50 @@ class Fetcher:
 
 
 def _fetch_one(stub: object, folder: Path, entry: pb.Entry, on_bytes: OnBytes) -> None:
+    """Fetch a tensor that is not here yet."""
     done = folder / entry.key
     if done.exists() and done.stat().st_size == entry.nbytes and _hash(done) == entry.blake3:
         on_bytes(entry.nbytes)
         return
     part = folder / f"{entry.key}.part"
     for _ in range(_TRIES):
-        counted = _receive(stub, folder.name, entry, part, on_bytes)
-        if part.stat().st_size == entry.nbytes and _hash(part) == entry.blake3:
-            part.replace(done)
-            return
-        part.unlink()
-        on_bytes(-counted)
+        # Workers of one machine may share a cache: only one at a time appends, the next finds the tensor done.
+        with part.open("ab") as file, _locked(file):
+            if not _is_still(part, file):
+                _fetch_one(stub, folder, entry, on_bytes)
+                return
+            counted = _receive(stub, folder.name, entry, file, on_bytes)
+            if counted == entry.nbytes and _hash(part) == entry.blake3:
+                part.replace(done)
+                return
+            part.unlink()
+            on_bytes(-counted)
     raise CheckpointError(f"the bytes of tensor {entry.key} came damaged {_TRIES} times")
 
 
-def _receive(stub: object, fingerprint: str, entry: pb.Entry, part: Path, on_bytes: OnBytes) -> int:
+def _is_still(part: Path, file: BinaryIO) -> bool:
+    """Whether the path still means the open file: who held the lock before may have finished or discarded it."""
+    try:
+        return os.path.samestat(part.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _locked(file: BinaryIO) -> Iterator[None]:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _receive(stub: object, fingerprint: str, entry: pb.Entry, file: BinaryIO, on_bytes: OnBytes) -> int:
     """Append what is missing; how many bytes the file then has."""
-    with part.open("ab") as file:
-        have = file.tell()
-        on_bytes(have)
-        request = pb.FetchRequest(fingerprint=fingerprint, key=entry.key, offset=have)
+    have = file.seek(0, os.SEEK_END)
+    on_bytes(have)
+    request = pb.FetchRequest(fingerprint=fingerprint, key=entry.key, offset=have)
+    try:
         if have < entry.nbytes:
             for chunk in stub.Fetch(request):  # type: ignore[attr-defined]
                 if chunk.offset != have or have + len(chunk.data) > entry.nbytes:
@@ -212,8 +257,9 @@ def _receive(stub: object, fingerprint: str, entry: pb.Entry, part: Path, on_byt
                 file.write(chunk.data)
                 have += len(chunk.data)
                 on_bytes(len(chunk.data))
+    finally:
         file.flush()
-        os.fsync(file.fileno())
+    os.fsync(file.fileno())
     return have
 
 

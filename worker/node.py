@@ -8,6 +8,7 @@ import resource
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,21 +19,18 @@ from potluck.models.checkpoint import Checkpoint, CheckpointError
 from potluck.models.decode import decode
 from potluck.models.open import UnsupportedModel, open_checkpoint
 from potluck.models.roles import TensorKey
-from potluck.models.spec import ModelSpec
-from potluck.models.spec_codec import unpack_spec
 from potluck.proto import cluster_pb2 as pb
-from potluck.proto.channel import PROTOCOL
 from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.link import LinkTarget
 from potluck.worker import probe
+from potluck.worker.assignment import read_assignment, read_dtype
 from potluck.worker.emulation import Emulation, Slowness
-from potluck.worker.epochs import Epoch, Epochs, WindowEnd
+from potluck.worker.epochs import Epoch, Epochs, Ways
 from potluck.worker.executor import Executor
 from potluck.worker.fetch import Fetcher, Holder
-from potluck.worker.shard import Shard, ShardConfig, Window
+from potluck.worker.shard import Shard
+from potluck.worker.weights import WeightError
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_MAX_ROWS = 4096
 _ALLOWANCE = 768 << 20  # buffers, thread stacks and allocator slack on top of an emulated node's budget
 _LOG = logging.getLogger("potluck.worker")
 
@@ -81,7 +79,7 @@ class Node:
         Raises:
             FrameError: the compute type is not known.
         """
-        dtype = _dtype(request.dtype or "float32")
+        dtype = read_dtype(request.dtype or "float32")
         links = [probe.measure_link(peer, self._config.token, self._config.emulation) for peer in request.peers]
         return pb.ProbeReply(
             device="cpu",
@@ -101,14 +99,14 @@ class Node:
         Raises:
             LoadRefused, FrameError: it cannot be loaded; nothing of it is kept.
         """
+        share = read_assignment(assignment, self._config.name)
         with self._loading, self.epochs.loading(assignment.epoch):
-            spec, windows, config = _checked(assignment)
-            weights, kv = Shard.required_bytes(spec, windows, config)
+            weights, kv = Shard.required_bytes(share.spec, share.windows, share.config)
             self._check_memory(weights + kv)
-            shard = Shard(spec, windows, config)
+            shard = Shard(share.spec, share.windows, share.config)
             total = pb.LoadProgress(weight_bytes=weights, kv_bytes=kv)
             yield from _reported(lambda report: self._read(assignment, shard, report), total)
-            self.epochs.add(self._epoch(assignment, shard))
+            self.epochs.add(self._epoch(assignment, shard, share.spec.hidden))
             total.ready, total.activity = True, "ready"
             yield total
 
@@ -167,13 +165,11 @@ class Node:
         self, assignment: pb.Assignment, keys: Sequence[TensorKey], report: Callable[[pb.LoadProgress], None]
     ) -> Checkpoint:
         """The model's own file where this node may read it and has the right one, else the fetched tensors."""
-        path = Path(assignment.checkpoint)
-        if assignment.checkpoint_allowed and path.exists():
-            checkpoint = open_checkpoint(path)
-            if checkpoint.fingerprint == assignment.fingerprint:
-                self.holder.add(checkpoint, assignment.fingerprint)
+        if assignment.checkpoint_allowed:
+            checkpoint = self.holder.find(assignment.fingerprint, assignment.checkpoint)
+            if checkpoint is not None:
                 return checkpoint
-            _LOG.warning("%s is another model than the one being served; fetching instead", path)
+            _LOG.info("%s is not here, or another model than the one being served; fetching", assignment.checkpoint)
 
         def plan(total: int) -> Callable[[int], None]:
             done = 0
@@ -188,12 +184,13 @@ class Node:
         fetcher = Fetcher(self._config.cache, self._config.token, assignment)
         return fetcher.fetch(assignment.fingerprint, keys, plan)
 
-    def _epoch(self, assignment: pb.Assignment, shard: Shard) -> Epoch:
+    def _epoch(self, assignment: pb.Assignment, shard: Shard, hidden: int) -> Epoch:
         addresses = {peer.node: peer.address for peer in assignment.peers}
-        ends = {w.stage: WindowEnd(w.next_node) for w in assignment.windows}
-        nexts = {w.next_node for w in assignment.windows} - {"", self._config.name}
-        targets = {node: self._target(node, addresses[node], assignment.epoch) for node in nexts}
-        return Epoch(assignment.epoch, shard, ends, targets)
+        nexts = {w.stage: w.next_node for w in assignment.windows}
+        others = set(nexts.values()) - {"", self._config.name}
+        targets = {node: self._target(node, addresses[node], assignment.epoch) for node in others}
+        ways = Ways(nexts, targets, assignment.dtype, hidden, assignment.max_rows)
+        return Epoch(assignment.epoch, shard, ways)
 
     def _target(self, node: str, address: str, epoch: int) -> LinkTarget:
         shape = self._config.emulation.link(node)
@@ -203,67 +200,57 @@ class Node:
 def _reported(
     work: Callable[[Callable[[pb.LoadProgress], None]], None], total: pb.LoadProgress
 ) -> Iterator[pb.LoadProgress]:
-    """Run work in a thread and yield what it reports; its error is raised here as LoadRefused."""
+    """Run work in a thread and yield what it reports; its error is raised here.
+
+    When whoever asked goes away, work is ended at its next report, before another load may begin.
+
+    Raises:
+        LoadRefused: work failed.
+    """
     reports: queue.SimpleQueue[pb.LoadProgress | None] = queue.SimpleQueue()
-    failure: list[LoadRefused] = []
+    left = threading.Event()
+
+    def report(progress: pb.LoadProgress) -> None:
+        if left.is_set():
+            raise LoadRefused("whoever asked for this load went away", Refusal.MISMATCH)
+        reports.put(progress)
 
     def run() -> None:
         try:
-            work(reports.put)
-        except (CheckpointError, UnsupportedModel, KeyError, OSError) as error:
-            failure.append(LoadRefused(str(error), Refusal.MISMATCH))
-        except (MemoryError, RuntimeError) as error:
-            failure.append(LoadRefused(f"out of memory while loading: {error}", Refusal.OVERSIZED))
-        except ValueError as error:
-            failure.append(LoadRefused(str(error), Refusal.MALFORMED))
-        reports.put(None)
+            _refusing(work, report)
+        finally:
+            reports.put(None)
 
-    thread = threading.Thread(target=run, name="load", daemon=True)
-    thread.start()
-    while (report := reports.get()) is not None:
-        report.weight_bytes, report.kv_bytes = total.weight_bytes, total.kv_bytes
-        yield report
-    thread.join()
-    if failure:
-        raise failure[0]
+    with ThreadPoolExecutor(1, "load") as pool:
+        outcome = pool.submit(run)
+        try:
+            while (progress := reports.get()) is not None:
+                progress.weight_bytes, progress.kv_bytes = total.weight_bytes, total.kv_bytes
+                yield progress
+        finally:
+            left.set()
+        outcome.result()
 
 
-def _checked(assignment: pb.Assignment) -> tuple[ModelSpec, list[Window], ShardConfig]:
-    """Everything an assignment claims, checked before anything is allocated for it."""
-    if assignment.protocol != PROTOCOL:
-        raise FrameError(
-            f"the assignment speaks protocol {assignment.protocol}, this node {PROTOCOL}", Refusal.MISMATCH
-        )
-    if not 0 < assignment.max_rows <= _MAX_ROWS or not 0 < assignment.block_size <= 1024 or not assignment.kv_blocks:
-        raise FrameError("rows, block size or KV blocks of the assignment are out of range")
+def _refusing(
+    work: Callable[[Callable[[pb.LoadProgress], None]], None], report: Callable[[pb.LoadProgress], None]
+) -> None:
     try:
-        spec = unpack_spec(assignment.spec)
+        work(report)
+    except FrameError as error:
+        raise LoadRefused(error.reason, error.refusal) from None
+    except (CheckpointError, UnsupportedModel, WeightError, OSError) as error:
+        raise LoadRefused(str(error), Refusal.MISMATCH) from None
+    except KeyError as error:
+        raise LoadRefused(f"the checkpoint has no tensor {error.args[0]}", Refusal.MISMATCH) from None
+    except (MemoryError, RuntimeError) as error:
+        raise LoadRefused(f"out of memory while loading: {_first_line(error)}", Refusal.OVERSIZED) from None
     except ValueError as error:
-        raise FrameError(f"the assignment's model spec is malformed: {error}") from None
-    nodes = {peer.node for peer in assignment.peers}
-    for window in assignment.windows:
-        if window.end_layer > len(spec.layers) or window.first_layer > window.end_layer:
-            raise FrameError(f"stage {window.stage} names layers the model does not have")
-        if window.next_node and window.next_node not in nodes:
-            raise FrameError(f"stage {window.stage} leads to node {window.next_node!r}, which is no peer")
-    windows = [
-        Window(w.stage, w.embedding, range(w.first_layer, w.end_layer), w.head, w.next_wants_sampled)
-        for w in assignment.windows
-    ]
-    config = ShardConfig(
-        _dtype(assignment.dtype), assignment.kv_blocks, assignment.block_size, assignment.max_rows, torch.device("cpu")
-    )
-    try:
-        Shard(spec, windows, ShardConfig(config.dtype, 1, config.block_size, config.max_rows, config.device))
-    except ValueError as error:
-        raise FrameError(str(error)) from None
-    return spec, windows, config
+        raise LoadRefused(str(error), Refusal.MALFORMED) from None
 
 
-def _dtype(name: str) -> torch.dtype:
-    if name not in _DTYPES:
-        raise FrameError(f"compute type {name[:20]!r} is not known; known: {', '.join(_DTYPES)}")
-    return _DTYPES[name]
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _limit_memory(budget: int) -> None:
@@ -271,4 +258,6 @@ def _limit_memory(budget: int) -> None:
     if sys.platform != "linux":
         return
     data = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_DATA, (data + budget + _ALLOWANCE, resource.RLIM_INFINITY))
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = data + budget + _ALLOWANCE
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

@@ -8,21 +8,23 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import grpc
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from potluck.models.checkpoint import CheckpointError
+from potluck.models.families import UnsupportedModel
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto import cluster_pb2_grpc as rpc
 from potluck.proto.assembly import Assembly
 from potluck.proto.auth import TokenCheck
 from potluck.proto.channel import PROTOCOL, SERVER_OPTIONS
+from potluck.proto.codec import unpack_step
 from potluck.proto.errors import FrameError
-from potluck.proto.frames import Frame, Kind, unpack_frame
+from potluck.proto.frames import Frame, unpack_frame
 from potluck.proto.shaper import Shape, wait_until
+from potluck.proto.step import Step
 from potluck.proto.stream import read_head
 
 if TYPE_CHECKING:
@@ -46,11 +48,14 @@ class WorkerService(rpc.WorkerServicer):
         self._node: Node | None = None
         self._ready = threading.Event()
         self._started = time.monotonic()
+        self.health = health.HealthServicer()
+        self.health.set(_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
 
     def become_ready(self, node: Node) -> None:
         """The torch half is there."""
         self._node = node
         self._ready.set()
+        self.health.set(_SERVICE, health_pb2.HealthCheckResponse.SERVING)
 
     def Hello(self, request: pb.HelloRequest, context: grpc.ServicerContext) -> pb.HelloReply:
         """Versions and identity."""
@@ -83,7 +88,7 @@ class WorkerService(rpc.WorkerServicer):
         holder = self._needed(context).holder
 
         def entries() -> pb.ManifestReply:
-            holder.find(request.fingerprint, Path(request.checkpoint))
+            holder.find(request.fingerprint, request.checkpoint)
             return pb.ManifestReply(entries=[holder.entry(request.fingerprint, key) for key in request.keys])
 
         return _answered(context, entries)
@@ -107,6 +112,8 @@ class WorkerService(rpc.WorkerServicer):
         except FrameError as error:
             _LOG.warning("a stream was refused: %s", error.reason)
             context.abort(error.status, error.reason)
+        except grpc.RpcError:
+            _LOG.info("a stream was cut off by its sender")
 
     def Release(self, request: pb.ReleaseRequest, context: grpc.ServicerContext) -> pb.ReleaseReply:
         """Free an epoch and fence it."""
@@ -125,11 +132,11 @@ class WorkerService(rpc.WorkerServicer):
     def _take(self, epoch: Epoch, messages: Iterator[pb.Frame]) -> None:
         """Hand every whole frame of a stream to the compute thread."""
         node = self._node
-        assembly = Assembly(lambda frame: _admit(epoch, frame))
+        assembly = Assembly(epoch.admit)
         for message in messages:
             whole = assembly.add(unpack_frame(message))
             if whole is not None and node is not None:
-                node.executor.submit(epoch, whole)
+                node.executor.submit(epoch, whole, _step_of(whole))
 
     def _answer(
         self, epoch: Epoch, coordinator: str, messages: Iterator[pb.Frame], context: grpc.ServicerContext
@@ -137,7 +144,8 @@ class WorkerService(rpc.WorkerServicer):
         from potluck.worker.epochs import Answers
 
         answers = Answers(self._link_shape(coordinator) if coordinator != self._name else Shape())
-        context.add_callback(answers.end)
+        if not context.add_callback(answers.end):
+            return
         epoch.attach(coordinator, answers)
         threading.Thread(target=self._read_for, args=(epoch, messages, answers), daemon=True).start()
         try:
@@ -168,7 +176,7 @@ def start_server(service: WorkerService, token: str, listen: str) -> tuple[grpc.
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="rpc")
     server = grpc.server(pool, interceptors=[TokenCheck(token)], options=SERVER_OPTIONS)
     rpc.add_WorkerServicer_to_server(service, server)  # type: ignore[no-untyped-call]
-    health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
+    health_pb2_grpc.add_HealthServicer_to_server(service.health, server)
     try:
         port = server.add_insecure_port(listen)
     except RuntimeError:
@@ -179,15 +187,12 @@ def start_server(service: WorkerService, token: str, listen: str) -> tuple[grpc.
     return server, f"{listen.rpartition(':')[0]}:{port}"
 
 
-def _admit(epoch: Epoch, frame: Frame) -> None:
-    if frame.epoch != epoch.number:
-        from potluck.proto.errors import Refusal
-
-        raise FrameError(f"a frame of epoch {frame.epoch} came on a stream of epoch {epoch.number}", Refusal.MISMATCH)
-    if frame.kind not in (Kind.STEP, Kind.HIDDEN):
-        raise FrameError(f"a worker takes steps and hidden rows, not {frame.kind.name}")
-    if frame.stage not in epoch.ends:
-        raise FrameError(f"stage {frame.stage} is not on this node")
+def _step_of(frame: Frame) -> Step:
+    """The step of a whole frame. Read here, so that a malformed one ends its sender's stream and not the epoch."""
+    step = unpack_step(frame.body)
+    if step.number != frame.number:
+        raise FrameError(f"step {step.number} came in the frame of step {frame.number}")
+    return step
 
 
 def _answered(context: grpc.ServicerContext, call: Callable[[], T]) -> T:
@@ -199,6 +204,8 @@ def _answered(context: grpc.ServicerContext, call: Callable[[], T]) -> T:
         return _abort(context, grpc.StatusCode.NOT_FOUND, f"not held by this node: {error.args[0]}")
     except CheckpointError as error:
         return _abort(context, grpc.StatusCode.DATA_LOSS, str(error))
+    except UnsupportedModel as error:
+        return _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
 
 
 def _abort(context: grpc.ServicerContext, status: grpc.StatusCode, reason: str) -> NoReturn:

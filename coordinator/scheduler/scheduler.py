@@ -13,38 +13,12 @@ from dataclasses import dataclass
 
 from potluck.coordinator.generation import Drawn, Finish, Generation
 from potluck.coordinator.scheduler.blocks import BlockPool
+from potluck.coordinator.scheduler.limits import Limits, NeverFits, QueueFull
+from potluck.coordinator.scheduler.pack import choose
 from potluck.coordinator.scheduler.sequence import Sequence
 from potluck.proto.step import Outcome, Outputs, Result, Run, Step
 
-_SMALLEST_CHUNK = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What bounds the scheduler.
-
-    Attributes:
-        kv_blocks, block_size: the KV of every node of the route; tokens per block.
-        context: longest sequence, in tokens.
-        max_rows: most packed rows of a step.
-        depth: most steps in flight.
-        max_waiting: most sequences in the queue.
-    """
-
-    kv_blocks: int
-    block_size: int
-    context: int
-    max_rows: int
-    depth: int
-    max_waiting: int = 4096
-
-
-class QueueFull(Exception):
-    """Too many sequences wait already."""
-
-
-class NeverFits(Exception):
-    """The sequence could not run even alone."""
+__all__ = ["Delivery", "Limits", "NeverFits", "QueueFull", "Scheduler"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +81,19 @@ class Scheduler:
             QueueFull: too many wait already.
         """
         for generation in generations:
-            self._check(generation)
+            self._limits.check(generation)
         if self.waiting + len(generations) > self._limits.max_waiting:
             raise QueueFull(f"{self.waiting} requests wait already; try again later")
-        leaders: dict[tuple[int, ...], Sequence] = {}
+        # Choices that wait on shared blocks must be no larger than the one whose reservation had room for them.
+        leaders: dict[tuple[tuple[int, ...], int], Sequence] = {}
         numbers = []
         for generation in generations:
             sequence = Sequence(self._next_sequence, generation, list(generation.prompt))
             self._next_sequence += 1
             self._all[sequence.number] = sequence
             numbers.append(sequence.number)
-            leader = None if generation.score_prompt else leaders.setdefault(generation.prompt, sequence)
+            kind = (generation.prompt, generation.max_tokens)
+            leader = None if generation.score_prompt else leaders.setdefault(kind, sequence)
             (self._waiting if leader in (None, sequence) else leader.followers).append(sequence)
         return numbers
 
@@ -135,7 +111,8 @@ class Scheduler:
         if len(self._flying) >= self._limits.depth:
             return None
         self._admit()
-        packed = list(self._pack())
+        chosen = list(choose(list(self._running.values()), self._limits))
+        packed = [self._fly(sequence, rows) for sequence, rows in chosen]
         if not packed and not self._drops:
             return None
         number, drops = self._next_step, self._drops
@@ -159,40 +136,15 @@ class Scheduler:
                 self._end(sequence)
         return deliveries
 
-    def _check(self, generation: Generation) -> None:
-        sequence = Sequence(0, generation, list(generation.prompt))
-        longest = sequence.prompt_length + generation.max_tokens
-        if longest > self._limits.context:
-            raise NeverFits(f"prompt and max_tokens make {longest} tokens; the context is {self._limits.context}")
-        if sequence.blocks_needed(self._limits.block_size) > self._limits.kv_blocks:
-            room = self._limits.kv_blocks * self._limits.block_size
-            raise NeverFits(f"prompt and max_tokens make {longest} tokens; the KV of this fleet holds {room}")
-
     def _admit(self) -> None:
-        while self._waiting:
+        """First come, first admitted: a small request does not pass a large one that waits for KV."""
+        while self._waiting and len(self._running) < self._limits.max_running:
             sequence = self._waiting[0]
-            need = sequence.blocks_needed(self._limits.block_size) - len(sequence.blocks)
+            need = self._limits.blocks_needed(sequence.generation) - len(sequence.blocks)
             if not self._pool.promise(need):
                 return
             sequence.promised = need
             self._running[sequence.number] = self._waiting.popleft()
-
-    def _pack(self) -> Iterator[tuple[Sequence, Run]]:
-        """Runs of the next step, least recently served first: who is packed moves to the end of the line."""
-        limits, line = self._limits, list(self._running.values())
-        decodes = [sequence for sequence in line if sequence.ready and not sequence.prefilling]
-        quota = -(-len(line) // limits.depth)
-        rows = limits.max_rows
-        for sequence in decodes[: min(quota, rows)]:
-            yield self._fly(sequence, 1)
-            rows -= 1
-        chunk = limits.max_rows if limits.depth == 1 else max(_SMALLEST_CHUNK, -(-limits.max_rows // limits.depth))
-        rows = min(rows, chunk)
-        for sequence in line:
-            if rows and sequence.ready and sequence.prefilling:
-                count = min(rows, sequence.prompt_length - sequence.computed)
-                yield self._fly(sequence, count)
-                rows -= count
 
     def _fly(self, sequence: Sequence, rows: int) -> tuple[Sequence, Run]:
         wanted = -(-(sequence.computed + rows) // self._limits.block_size)
@@ -203,6 +155,7 @@ class Scheduler:
         sequence.blocks += blocks
         sequence.flying += 1
         if not sequence.prefilling:
+            # Served: to the end of the line.
             self._running[sequence.number] = self._running.pop(sequence.number)
         return sequence, sequence.run(rows, given)
 
@@ -247,7 +200,7 @@ class Scheduler:
         for follower in followers:
             follower.blocks = leader.blocks[:full]
             self._pool.share(follower.blocks)
-            follower.computed = follower.started = full * self._limits.block_size
+            follower.computed = full * self._limits.block_size
         self._waiting.extendleft(reversed(followers))
 
     def _end(self, sequence: Sequence) -> None:

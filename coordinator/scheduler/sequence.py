@@ -8,7 +8,7 @@ from potluck.coordinator.generation import Generation
 from potluck.proto.step import Outputs, Run, TokenScore
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Sequence:
     """State of one sequence.
 
@@ -19,7 +19,6 @@ class Sequence:
             returned, since every stage takes steps in order; a decode waits for the token it feeds.
         promised: blocks set aside for it and not taken yet.
         followers: choices with the same prompt, that start on this one's full prompt blocks.
-        started: where its own first run begins; the tokens before lie in shared blocks.
     """
 
     number: int
@@ -27,7 +26,6 @@ class Sequence:
     tokens: list[int]
     blocks: list[int] = field(default_factory=list)
     computed: int = 0
-    started: int = 0
     flying: int = 0
     promised: int = 0
     known: bool = False
@@ -54,11 +52,6 @@ class Sequence:
     def ready(self) -> bool:
         """Whether a run of it can go into the next step."""
         return not self.cancelled and (self.prefilling or (self.flying == 0 and self.computed < len(self.tokens)))
-
-    def blocks_needed(self, block_size: int) -> int:
-        """Blocks for the prompt and all tokens it may draw; the last one drawn is never fed back."""
-        positions = self.prompt_length + max(0, self.generation.max_tokens - 1)
-        return -(-positions // block_size)
 
     def run(self, rows: int, blocks: list[int]) -> Run:
         """The run of its next `rows` tokens; moves `computed` past them."""

@@ -127,14 +127,41 @@ def api_tokenizer(api_model_file):
     tokenizer.close()
 
 
+def _beside(name):
+    """A module of this folder. tests/ is no package (import-mode importlib), so it is loaded from its file."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
 @pytest.fixture
 def api_shard_engine(api_tokenizer):
     """A real engine over a tiny random model with SmolLM2's vocabulary."""
-    spec = importlib.util.spec_from_file_location("api_shard_engine", Path(__file__).with_name("api_shard_engine.py"))
+    return _beside("api_shard_engine").ShardEngine(api_tokenizer.vocab_size)
+
+
+@pytest.fixture(scope="session")
+def home():
+    """The module home: a tiny model served by real worker processes."""
+    return _beside("home")
+
+
+@pytest.fixture(scope="session")
+def home_oracle():
+    """home_oracle(folder) -> transformers on a tiny model, as tests/worker/oracle.py has it."""
+    path = Path(__file__).parents[1] / "worker" / "oracle.py"
+    spec = importlib.util.spec_from_file_location("coordinator_oracle", path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return module.ShardEngine(api_tokenizer.vocab_size)
+    return module.tiny
+
+
+@pytest.fixture(scope="session")
+def paper():
+    """The module paper_route: what a scheduler's steps would do to KV and text."""
+    return _beside("paper_route")
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def check_alone_and_together(case, count):
 def test_smollm2(rig, tools, real, nodes, rounds):
     files, oracle = real("smollm2")
     engine = rig.serve(files, rig.plan_for(files, nodes, rounds))
-    check_alone_and_together((tools, engine, oracle, prompts_of(files, TEXTS)), 64 if (nodes, rounds) == (3, 3) else 24)
+    check_alone_and_together((tools, engine, oracle, prompts_of(files, TEXTS)), 64)
 
 
 @pytest.mark.exhaustive
@@ -56,7 +56,7 @@ def test_whole_matrix(rig, tools, real, name, nodes, rounds):
 def test_gemma3(rig, tools, real):
     files, oracle = real("gemma3")
     engine = rig.serve(files, rig.plan_for(files, 5, 2, kv_tokens=2048))
-    check_alone_and_together((tools, engine, oracle, prompts_of(files, TEXTS[:4])), 32)
+    check_alone_and_together((tools, engine, oracle, prompts_of(files, TEXTS[:4])), 64)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,6 +1,7 @@
 """Fixtures of the compute half: the in-process pipeline and the oracles."""
 
 import importlib.util
+import itertools
 import sys
 from pathlib import Path
 
@@ -46,3 +47,29 @@ def smollm2_oracle(smollm2_path):
 def gemma3_oracle(gemma3_path):
     """Gemma 3 270M in transformers, with the de-quantised weights of the GGUF file."""
     return _beside("oracle").gemma3(gemma3_path)
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """The module processes: Worker, Model, client."""
+    return _beside("processes")
+
+
+@pytest.fixture(scope="module")
+def two_workers(processes, tmp_path_factory):
+    """Two worker processes, "a" and "b", shared by a module's tests."""
+    cache = tmp_path_factory.mktemp("workers")
+    with processes.running(*(processes.Worker(name, cache) for name in "ab")) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="module")
+def epochs():
+    """Numbers for epochs, each larger than the last."""
+    return itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def served(processes, tiny_model):
+    """The tiny model that processes load."""
+    return processes.Model(tiny_model("qwen3"))

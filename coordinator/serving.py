@@ -1,0 +1,74 @@
+"""What a deployment is asked to serve, and who is told how it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from potluck.models.spec import ModelSpec
+from potluck.planner.fleet import Fleet, NodeName
+from potluck.planner.goal import Goal
+from potluck.planner.plan import Plan
+from potluck.proto import cluster_pb2 as pb
+from potluck.proto.shaper import Shape
+
+
+class DeploymentError(Exception):
+    """The model cannot be served; one line with the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """The model to serve: its spec, its path on this machine and its content's digest."""
+
+    spec: ModelSpec
+    path: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How to serve.
+
+    Attributes:
+        goal: what the planner plans for.
+        fleet: the described fleet of an emulation; None to measure the workers' nodes.
+        engine: node where requests arrive when the fleet is measured.
+        plan: a plan made by hand; None to solve for one.
+        links: emulated links from the engine's node, by target.
+        max_rows: most packed rows of a step.
+        step_seconds: a step without an answer for so long counts as a lost node.
+    """
+
+    goal: Goal
+    context: int
+    fleet: Fleet | None = None
+    engine: str = ""
+    plan: Plan | None = None
+    links: Mapping[str, Shape] = field(default_factory=dict)
+    max_rows: int = 256
+    max_waiting: int = 4096
+    step_seconds: float = 60.0
+
+
+class Observer(Protocol):
+    """Told what goes on, from any thread."""
+
+    def phase(self, what: str) -> None:
+        """Something that takes a while begins."""
+
+    def planned(self, plan: Plan, fleet: Fleet) -> None:
+        """This plan will be loaded."""
+
+    def loading(self, node: NodeName, progress: pb.LoadProgress) -> None:
+        """A node got on with loading."""
+
+    def serving(self) -> None:
+        """Requests are served from now on."""
+
+    def lost(self, node: NodeName | None, reason: str) -> None:
+        """A node was lost, or the epoch failed for another reason."""
+
+    def refused(self, reason: str) -> None:
+        """There is no plan any more; requests are refused with this reason."""

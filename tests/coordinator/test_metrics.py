@@ -1,0 +1,83 @@
+"""What Prometheus and the status line are told."""
+
+import pytest
+
+from potluck.coordinator.generation import Drawn
+from potluck.coordinator.metrics import Metrics
+from potluck.coordinator.scheduler.scheduler import Delivery
+from potluck.coordinator.watch import RequestWatch, StepWatch
+from potluck.proto import cluster_pb2 as pb
+from potluck.proto.step import Outcome, Result, StageTime
+
+
+def value(metrics, name, **labels):
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def test_a_request_that_ends_well():
+    metrics = Metrics()
+    watch = RequestWatch(metrics, 7)
+    for drawn in (Drawn(1), Drawn(2), Drawn(3, finish="length")):
+        watch.delivered(Delivery(1, drawn))
+    assert value(metrics, "potluck_prompt_tokens_total") == 7
+    assert value(metrics, "potluck_generation_tokens_total") == 3
+    assert value(metrics, "potluck_time_to_first_token_seconds_count") == 1
+    assert value(metrics, "potluck_time_per_output_token_seconds_count") == 2
+    assert value(metrics, "potluck_sequence_seconds_count") == 1
+    assert value(metrics, "potluck_sequences_total", outcome="ok") == 1
+
+
+def test_a_prompt_that_is_only_scored_counts_its_tokens():
+    metrics = Metrics()
+    RequestWatch(metrics, 7).delivered(Delivery(1, Drawn(finish="length")))
+    assert value(metrics, "potluck_prompt_tokens_total") == 7
+    assert value(metrics, "potluck_time_to_first_token_seconds_count") == 0
+
+
+def test_requests_by_outcome():
+    metrics = Metrics()
+    RequestWatch(metrics, 1).delivered(Delivery(1, Drawn(), "the node left"))
+    RequestWatch(metrics, 1).end("cancelled")
+    assert value(metrics, "potluck_sequences_total", outcome="error") == 1
+    assert value(metrics, "potluck_sequences_total", outcome="cancelled") == 1
+
+
+def test_the_page_is_brought_up_to_date_when_it_is_read():
+    metrics = Metrics()
+    metrics.refreshers.append(lambda: metrics.set_load(3, 2, 0.5))
+    metrics.set_links({("attic", "hall"): (4, 400, 40)})
+    metrics.set_transfers({"attic": 1.5})
+    metrics.add_stage("attic", 2, 0.25, 0.125)
+    page = metrics.render().decode()
+    assert "potluck_sequences_running 3.0" in page
+    assert "potluck_kv_cache_used_ratio 0.5" in page
+    assert 'potluck_link_payload_bytes{source="attic",target="hall"} 400.0' in page
+    assert 'potluck_node_transfer_seconds{node="attic"} 1.5' in page
+    assert 'potluck_stage_seconds_total{kind="compute",node="attic",stage="2"} 0.25' in page
+
+
+def step(number, *tokens, compute=0.5):
+    outcomes = [Outcome(sequence, token) for sequence, token in enumerate(tokens)]
+    return Result(number, outcomes, [StageTime("attic", 0, 0.1, compute), StageTime("hall", 1, 0.0, compute / 2)])
+
+
+def test_nodes_are_shown_by_what_they_did_since_the_last_look():
+    watch = StepWatch()
+    begun = watch._looked
+    watch.stepped(step(1, 4, 5, -1), 1.0)
+    watch.node_reported(pb.StatusReply(node="attic", transfer_seconds=0.25))
+    rate, (attic, hall) = watch.look(begun + 1.0)
+    assert rate == pytest.approx(2.0)
+    assert (attic.node, attic.compute, attic.transfer, attic.wait) == ("attic", 0.5, 0.25, 0.25)
+    assert (hall.compute, hall.transfer, hall.wait) == (0.25, 0.0, 0.75)
+    assert watch.look(begun + 1.2) == (rate, [attic, hall])
+    rate, (attic, _) = watch.look(begun + 3.0)
+    assert (rate, attic.compute, attic.wait) == (0.0, 0.0, 1.0)
+
+
+def test_progress_is_what_came_since_it_was_last_asked():
+    watch = StepWatch()
+    assert not watch.progressed()
+    watch.stepped(step(1), 1.0)
+    assert watch.progressed()
+    assert not watch.progressed()

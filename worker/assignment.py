@@ -1,0 +1,121 @@
+"""What an assignment asks for, checked before anything is allocated for it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+
+from potluck.models.spec import ModelSpec
+from potluck.models.spec_codec import unpack_spec
+from potluck.proto import cluster_pb2 as pb
+from potluck.proto.channel import PROTOCOL
+from potluck.proto.codec import MAX_STAGES
+from potluck.proto.errors import FrameError, Refusal
+from potluck.proto.fields import LARGEST, MAX_NAME
+from potluck.worker.fetch import check_fingerprint
+from potluck.worker.shard import Shard, ShardConfig, Window
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_MAX_ROWS = 4096
+_MAX_BLOCK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A node's part of a plan, found possible."""
+
+    spec: ModelSpec
+    windows: tuple[Window, ...]
+    config: ShardConfig
+
+
+def read_assignment(assignment: pb.Assignment, node: str) -> Share:
+    """What `node` is asked to run.
+
+    Raises:
+        FrameError: another protocol, or claims that contradict the model or one another; the message says which.
+    """
+    if assignment.protocol != PROTOCOL:
+        reason = f"the assignment speaks protocol {assignment.protocol}, node {node!r} {PROTOCOL}"
+        raise FrameError(reason, Refusal.MISMATCH)
+    if not 0 < assignment.epoch <= LARGEST:
+        raise FrameError(f"epoch {assignment.epoch} is out of range")
+    check_fingerprint(assignment.fingerprint)
+    spec, config = _spec(assignment.spec), _config(assignment)
+    _check_route(assignment, node)
+    windows = tuple(_window(window, len(spec.layers)) for window in assignment.windows)
+    try:
+        # Building one allocates nothing; loading would.
+        Shard(spec, windows, replace(config, kv_blocks=1))
+    except ValueError as error:
+        raise FrameError(str(error)) from None
+    return Share(spec, windows, config)
+
+
+def read_dtype(name: str) -> torch.dtype:
+    """A compute type by its name.
+
+    Raises:
+        FrameError: it is not known.
+    """
+    if name not in _DTYPES:
+        raise FrameError(f"compute type {name[:20]!r} is not known; known: {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def _spec(packed: bytes) -> ModelSpec:
+    try:
+        return unpack_spec(packed)
+    except ValueError as error:
+        raise FrameError(f"the assignment's model spec is malformed: {error}") from None
+
+
+def _config(assignment: pb.Assignment) -> ShardConfig:
+    for what, value, most in (
+        ("rows", assignment.max_rows, _MAX_ROWS),
+        ("tokens of a KV block", assignment.block_size, _MAX_BLOCK),
+        ("KV blocks", assignment.kv_blocks, 2**31 - 1),
+    ):
+        if not 0 < value <= most:
+            raise FrameError(f"the assignment's {what} are {value}; possible: 1 to {most}")
+    dtype, device = read_dtype(assignment.dtype), torch.device("cpu")
+    return ShardConfig(dtype, assignment.kv_blocks, assignment.block_size, assignment.max_rows, device)
+
+
+def _window(window: pb.Window, layers: int) -> Window:
+    if not window.first_layer <= window.end_layer <= layers:
+        raise FrameError(f"stage {window.stage} names layers the model does not have")
+    if not (window.embedding or window.head or window.first_layer < window.end_layer):
+        raise FrameError(f"stage {window.stage} has no parts")
+    if window.embedding != (window.stage == 0):
+        raise FrameError(f"stage {window.stage}: the embedding belongs to stage 0 and to no other")
+    layers_ = range(window.first_layer, window.end_layer)
+    return Window(window.stage, window.embedding, layers_, window.head, window.next_wants_sampled)
+
+
+def _check_route(assignment: pb.Assignment, node: str) -> None:
+    peers = {peer.node for peer in assignment.peers}
+    if any(not name or len(name) > MAX_NAME for name in peers):
+        raise FrameError(f"a peer's name is empty or longer than {MAX_NAME} characters")
+    if any(before.stage >= after.stage for before, after in pairwise(assignment.windows)):
+        raise FrameError("the assignment's windows are not in the order of their stages")
+    stages = {window.stage: window for window in assignment.windows}
+    for stage, window in stages.items():
+        if stage > MAX_STAGES:
+            raise FrameError(f"stage {stage} is beyond the {MAX_STAGES} a route may have")
+        if window.head != (not window.next_node):
+            raise FrameError(f"stage {stage}: the route ends with the head and nowhere else")
+        if window.next_node and window.next_node not in peers:
+            raise FrameError(f"stage {stage} leads to node {window.next_node[:MAX_NAME]!r}, which is no peer")
+        if window.next_node and (window.next_node == node) != (stage + 1 in stages):
+            raise FrameError(f"stage {stage} leads to node {window.next_node!r}, but who has stage {stage + 1}?")
+        if stage + 1 in stages:
+            _check_sampled(window, stages[stage + 1])
+
+
+def _check_sampled(window: pb.Window, following: pb.Window) -> None:
+    alone = following.head and following.first_layer == following.end_layer
+    if window.next_wants_sampled != alone:
+        raise FrameError(f"stage {window.stage}: sampled rows alone go to a head alone, and to nothing else")
