@@ -23,6 +23,7 @@ from potluck.worker.shard import StepError
 from potluck.worker.tensors import from_payload, to_payload
 
 _SEND_SECONDS = 30.0
+MOST_QUEUED = 64  # of one stream; the coordinator keeps fewer steps in flight, so that this ends floods alone
 _LOG = logging.getLogger("potluck.worker")
 
 
@@ -31,6 +32,7 @@ class _Arrival:
     epoch: Epoch
     frame: Frame
     step: Step
+    room: threading.Semaphore
     at: float
 
 
@@ -55,9 +57,13 @@ class Executor:
         self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
         self._thread.start()
 
-    def submit(self, epoch: Epoch, frame: Frame, step: Step) -> None:
-        """Queue a whole frame, and the step in it, for its stage."""
-        self._inbox.put(_Arrival(epoch, frame, step, time.perf_counter()))
+    def submit(self, epoch: Epoch, frame: Frame, step: Step, room: threading.Semaphore) -> None:
+        """Queue a whole frame, and the step in it, for its stage; waits while the frame's stream has no room left.
+
+        A stream that waits is not read, so that gRPC's flow control holds its sender up, and nobody else.
+        """
+        room.acquire()
+        self._inbox.put(_Arrival(epoch, frame, step, room, time.perf_counter()))
 
     def stop(self, timeout: float) -> None:
         """Finish the step at hand and end."""
@@ -67,6 +73,7 @@ class Executor:
     def _work(self) -> None:
         while (arrival := self._inbox.get()) is not None:
             epoch, frame = arrival.epoch, arrival.frame
+            arrival.room.release()
             if epoch.is_over:
                 continue
             if epoch.fault is not None:

@@ -131,12 +131,14 @@ class WorkerService(rpc.WorkerServicer):
 
     def _take(self, epoch: Epoch, messages: Iterator[pb.Frame]) -> None:
         """Hand every whole frame of a stream to the compute thread."""
-        node = self._node
+        from potluck.worker.executor import MOST_QUEUED
+
+        node, room = self._node, threading.Semaphore(MOST_QUEUED)
         assembly = Assembly(epoch.admit)
         for message in messages:
             whole = assembly.add(unpack_frame(message))
             if whole is not None and node is not None:
-                node.executor.submit(epoch, whole, _step_of(whole))
+                node.executor.submit(epoch, whole, _step_of(whole), room)
 
     def _answer(
         self, epoch: Epoch, coordinator: str, messages: Iterator[pb.Frame], context: grpc.ServicerContext

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ from potluck.models.open import open_checkpoint, read_spec
 from potluck.models.spec_codec import pack_spec
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
 from potluck.planner.goal import Goal
+from potluck.planner.plan import Plan, Route, Share, Stage
 from potluck.planner.solve import solve
+from potluck.planner.validate import single_node_stages, validate
 from potluck.proto.link import LinkTarget
 from potluck.proto.step import Sampling
 
@@ -44,6 +47,19 @@ def files_of(path):
     return ModelFiles(read_spec(path), str(path), open_checkpoint(path).fingerprint)
 
 
+class RecordedSteps(Scheduler):
+    """A scheduler that keeps the steps it packed."""
+
+    def __init__(self, limits):
+        super().__init__(limits)
+        self.steps = []
+
+    def next_step(self):
+        step = super().next_step()
+        self.steps += [step] if step else []
+        return step
+
+
 class Rig:
     """Five workers; `serve` puts a model on some of them under a new epoch and gives the engine."""
 
@@ -55,6 +71,7 @@ class Rig:
         self.epoch = 0
         self.driver = None
         self.plan = None
+        self.scheduler = None
 
     def fleet(self, nodes, readers=NODES):
         devices = {node: Device("cpu", SPEEDS[node] * 1e10, SPEEDS[node] * 1e10, 4 << 30) for node in NODES}
@@ -63,6 +80,25 @@ class Rig:
 
     def plan_for(self, files, nodes, rounds=1, dtype="float32", kv_tokens=4096):
         return solve(self.fleet(nodes), files.spec, Goal(dtype=dtype, kv_tokens=kv_tokens, rounds=rounds))
+
+    def plan_by_hand(self, files, pieces, dtype="float32"):
+        """A plan of (node number, parts) pieces, in order, whose parts are consecutive pieces of the model."""
+        parts = list(files.spec.parts())
+        stages = []
+        for node, count in pieces:
+            stages.append(Stage(tuple(parts[:count]), (Share(NODES[node]),)))
+            parts = parts[count:]
+        plan = Plan(files.spec.name, dtype, (Route(tuple(stages)),), 4096)
+        validate(plan, self.fleet(len(NODES)), files.spec)
+        single_node_stages(plan)
+        return plan
+
+    def head_with_last_layers(self, plan):
+        """The same plan, but for the head: it is where the last layers are."""
+        (route,) = plan.routes
+        *others, last, head = route.stages
+        assert not last.has_head and len(head.parts) == 1 and head.node != last.node
+        return replace(plan, routes=(Route((*others, Stage(last.parts + head.parts, last.shares))),))
 
     def serve(self, files, plan, max_rows=64, sources=None):
         """Load a plan; `sources` (node -> ModelFiles) lets one node read other weights than the rest."""
@@ -77,7 +113,8 @@ class Rig:
         engine = ServingEngine("model", 2048, Metrics())
         limits = Limits(kv_blocks(plan), BLOCK_SIZE, 2048, max_rows, len(plan.nodes))
         observers = Observers(engine.delivered, engine.stepped, lambda node, why: engine.detach(f"{node}: {why}"))
-        self.driver = Driver(self.epoch, Scheduler(limits), plan.routes[0].stages[0].node, observers)
+        self.scheduler = RecordedSteps(limits)
+        self.driver = Driver(self.epoch, self.scheduler, plan.routes[0].stages[0].node, observers)
         self.driver.connect(
             {
                 node: LinkTarget(NODES[0], node, self.workers[node].address, TOKEN, self.epoch, "coordinator")

@@ -11,7 +11,8 @@ def poisoned(folder, target):
     shutil.copytree(folder, target)
     weights = load_file(target / "model.safetensors")
     name = next(name for name in weights if name.endswith("layers.4.mlp.down_proj.weight"))
-    weights[name] = weights[name] + torch.randn_like(weights[name]) * weights[name].std()
+    noise = torch.randn(weights[name].shape, generator=torch.Generator().manual_seed(1))
+    weights[name] = weights[name] + noise * weights[name].std()
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
     return target
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from potluck.planner.transfers import payload_bytes
-from potluck.proto.step import Outputs, Run, Step
+from potluck.proto.step import Outputs
 
 LOOPBACK = Path("/sys/class/net/lo/statistics/tx_bytes")
 
@@ -15,29 +15,36 @@ def payloads(rig):
     return sum(link.payload_bytes for status in rig.callers.statuses(rig.plan.nodes) for link in status.links)
 
 
-def frames(rig):
-    return sum(link.frames for status in rig.callers.statuses(rig.plan.nodes) for link in status.links)
+def mixed(step):
+    """Whether a step has both a prompt's chunk that samples nothing and rows that are sampled."""
+    return {Outputs.NONE, Outputs.LAST} <= {run.outputs for run in step.runs}
 
 
-def steps_of(prompt, tokens, chunk):
-    """The steps of one lone request: prefill chunks, then decodes."""
-    for start in range(0, prompt, chunk):
-        rows = min(chunk, prompt - start)
-        last = start + rows == prompt
-        yield Step(1, [Run(1, start, [0] * rows, [], Outputs.LAST if last else Outputs.NONE)])
-    for place in range(tokens - 1):
-        yield Step(1, [Run(1, prompt + place, [0], [], Outputs.LAST)])
-
-
-@pytest.mark.parametrize(("nodes", "rounds", "dtype", "itemsize"), [(3, 1, "float32", 4), (3, 2, "bfloat16", 2)])
-def test_payload_bytes_are_the_formula(rig, tools, tiny_model, nodes, rounds, dtype, itemsize):
-    files = tools.files_of(tiny_model("qwen3", 5))
+@pytest.mark.parametrize(
+    ("nodes", "rounds", "dtype", "itemsize", "head_home"),
+    [(3, 1, "float32", 4, True), (3, 2, "bfloat16", 2, True), (3, 2, "float32", 4, False)],
+)
+def test_payload_bytes_are_the_formula(rig, tools, tiny_model, nodes, rounds, dtype, itemsize, head_home):
+    files = tools.files_of(tiny_model("qwen3", 7))
     plan = rig.plan_for(files, nodes, rounds, dtype)
-    engine = rig.serve(files, plan, max_rows=64 * nodes)
+    plan = plan if head_home else rig.head_with_last_layers(plan)
+    engine = rig.serve(files, plan)
+    before = payloads(rig)
+    tools.texts(engine, [tools.ask([5] * length, 10) for length in (150, 4, 90, 33)])
+    steps = rig.scheduler.steps
+    assert any(mixed(step) for step in steps)
+    route = plan.routes[0]
+    assert payloads(rig) - before == sum(payload_bytes(route, step, files.spec.hidden, itemsize) for step in steps)
+
+
+def test_each_step_sends_its_rows_across_each_boundary(rig, tools, tiny_model):
+    """A lone prompt of 150 tokens in chunks of 64, then 9 single tokens; counted by hand."""
+    files = tools.files_of(tiny_model("qwen3", 5))
+    engine = rig.serve(files, rig.plan_for(files, 3))
     before = payloads(rig)
     tools.texts(engine, [tools.ask([5] * 150, 10)])
-    expected = sum(payload_bytes(plan.routes[0], step, files.spec.hidden, itemsize) for step in steps_of(150, 10, 64))
-    assert payloads(rig) - before == expected
+    # Two boundaries between layers, and the one before the head, which only the 10 sampled rows cross.
+    assert payloads(rig) - before == (2 * (150 + 9) + 10) * files.spec.hidden * 4
 
 
 def test_the_kernel_counts_the_same_on_large_frames(rig, tools, tiny_model):

@@ -151,6 +151,21 @@ def test_a_stopped_worker_holds_nobody_up(processes, served, tmp_path):
         assert worker.process.stop() == 0
 
 
+def test_a_flood_is_held_up_not_stored(processes, served, tmp_path):
+    # Thousands of times slower than this machine: the first step takes longer than the test.
+    with processes.running(processes.Worker("a", tmp_path, emulate={"slow_down": 1e5})) as (worker,):
+        worker.load(served.whole(1, worker))
+        resident = psutil.Process(worker.pid).memory_info().rss
+        with processes.client(1, worker) as client:
+            big = Run(7, 0, [1] * 60_000, [], Outputs.NONE)
+            with pytest.raises(LinkError, match="took no frame for"):
+                for number in range(1, 3000):
+                    run = Run(1, 0, PROMPT, [0], Outputs.LAST) if number == 1 else big
+                    client.links[0].send(_step(1, number, run), 1.0)
+            assert psutil.Process(worker.pid).memory_info().rss < resident + (128 << 20)
+        assert worker.process.stop() == 0
+
+
 def _step(epoch, number, run):
     return step_frame(epoch, Step(number, [run]))
 
