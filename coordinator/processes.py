@@ -8,12 +8,12 @@ import queue
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 _LAST_LINES = 3
+_LAST_SECONDS = 1.0
 
 
 class WorkerError(Exception):
@@ -86,9 +86,12 @@ def spawn_worker(launch: WorkerLaunch, token: str, deadline: float = 60.0) -> Wo
     """Start a worker and wait until it says where it listens.
 
     Raises:
-        WorkerError: it ended or kept silent for `deadline` seconds.
+        WorkerError: it ended or kept silent for `deadline` seconds, or its log cannot be written.
     """
-    log = _open_log(launch.log)
+    try:
+        log = _open_log(launch.log)
+    except OSError as error:
+        raise WorkerError(f"worker {launch.node!r} cannot write its log {launch.log}: {error.strerror}") from None
     begins = log.tell() if log else 0
     try:
         # A session of its own: Ctrl-C in the terminal must not end workers before the requests they serve.
@@ -118,23 +121,29 @@ def spawn_worker(launch: WorkerLaunch, token: str, deadline: float = 60.0) -> Wo
 def _greet(process: subprocess.Popen[str], token: str, deadline: float) -> str:
     if process.stdin is None or process.stdout is None:
         raise WorkerError("has no pipes")
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read_line, args=(process.stdout, lines), daemon=True).start()
     try:
         process.stdin.write(token + "\n")
         process.stdin.flush()
     except OSError:
+        _let_end(process)
         raise WorkerError("ended at once") from None
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_read_line, args=(process.stdout, lines), daemon=True).start()
     try:
         line = lines.get(timeout=deadline)
     except queue.Empty:
-        raise WorkerError(f"did not start within {deadline:.0f} s") from None
+        raise WorkerError(f"did not start within {deadline:g} s") from None
     try:
         return str(json.loads(line)["address"])
     except (ValueError, KeyError, TypeError):
-        # Give its last words time to reach the log.
-        time.sleep(0.1)
+        _let_end(process)
         raise WorkerError("ended while starting") from None
+
+
+def _let_end(process: subprocess.Popen[str]) -> None:
+    """Give its last words time to reach the log, and it to end by its own exit code."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_LAST_SECONDS)
 
 
 def _read_line(stream: IO[str], lines: queue.SimpleQueue[str]) -> None:

@@ -20,14 +20,16 @@ class Stream:
         self._over = False
 
     def push(self, item: Drawn | GenerationError) -> None:
-        """One more token, the end, or the reason why there is none."""
-        self._arrived.append(item)
-        self._wake.set()
+        """One more token, the end, or the reason why there is none; nothing after `cancel`."""
+        if not self._over:
+            self._arrived.append(item)
+            self._wake.set()
 
     def cancel(self) -> None:
         """Stop and free its KV; safe to call at any time, from the event loop."""
         if not self._over:
             self._over = True
+            self._arrived.clear()
             self._cancel(self.number)
             self._wake.set()
 

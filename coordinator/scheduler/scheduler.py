@@ -162,19 +162,23 @@ class Scheduler:
     def _advance(self, sequence: Sequence, run: Run, outcome: Outcome | None) -> Iterator[Delivery]:
         if run.outputs == Outputs.NONE:
             return
-        if outcome is None or outcome.error:
-            reason = outcome.error if outcome else "the node with the output head gave no answer for this request"
-            sequence.cancelled = True
-            if sequence.flying == 0:
-                self._end(sequence)
-            yield Delivery(sequence.number, Drawn(), reason)
+        last = run.position + len(run.tokens) >= sequence.prompt_length
+        if outcome is None or outcome.error or (last and outcome.token < 0):
+            reason = outcome.error if outcome else ""
+            yield self._fail(sequence, reason or "the node with the output head gave no answer for this request")
             return
         sequence.scores += outcome.prompt
-        if run.position + len(run.tokens) < sequence.prompt_length:
+        if not last:
             return
         if sequence.followers:
             self._release_followers(sequence)
         yield self._deliver(sequence, outcome)
+
+    def _fail(self, sequence: Sequence, reason: str) -> Delivery:
+        sequence.cancelled = True
+        if sequence.flying == 0:
+            self._end(sequence)
+        return Delivery(sequence.number, Drawn(), reason)
 
     def _deliver(self, sequence: Sequence, outcome: Outcome) -> Delivery:
         scores, sequence.scores = sequence.scores, []

@@ -8,7 +8,9 @@ import zlib
 from dataclasses import dataclass, field
 
 from potluck.coordinator.generation import Generation
+from potluck.proto.codec import pack_step, unpack_step
 from potluck.proto.step import Outcome, Outputs, Result, Sampling, TokenScore
+from potluck.worker.kv import BlockTables, KvShape
 
 VOCAB = 50
 END = 7
@@ -54,6 +56,8 @@ class PaperRoute:
         self.slots = {}
         self.held = {}
         self.number = 0
+        # What the real workers check, beside the stricter checks here.
+        self.tables = BlockTables(KvShape(limits.kv_blocks, limits.block_size))
 
     def run(self, step, failing=()):
         """The result of a step; sequences in `failing` cannot be sampled."""
@@ -63,8 +67,11 @@ class PaperRoute:
         assert len({run.sequence for run in step.runs}) == len(step.runs), "two runs of one sequence in a step"
         for sequence in step.dropped:
             assert self.held.pop(sequence, None) is not None, f"sequence {sequence} was dropped twice"
+        assert unpack_step(pack_step(step)) == step, "a worker would read another step"
+        self.tables.apply(step)
         for run in step.runs:
             self._write(run)
+        assert len(self.tables) == len(self.held)
         return Result(step.number, [self._outcome(run, failing) for run in step.runs if run.outputs], [])
 
     def _write(self, run):

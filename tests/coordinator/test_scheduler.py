@@ -4,7 +4,7 @@ import pytest
 
 from potluck.coordinator.scheduler.limits import Limits, NeverFits, QueueFull
 from potluck.coordinator.scheduler.scheduler import Scheduler
-from potluck.proto.step import Outputs
+from potluck.proto.step import Outcome, Outputs, Result
 
 
 class Bench:
@@ -113,6 +113,57 @@ def test_choices_share_the_full_blocks_of_their_prompt(bench, ask):
         assert run.blocks[2] != leader[2]
 
 
+def test_of_equal_choices_the_next_leads_when_the_first_is_cancelled(bench, ask):
+    one = bench(max_rows=6)
+    one.scheduler.submit([ask(range(10), 4, stream) for stream in range(3)])
+    assert one.fill() == [{1: 6}]
+    one.scheduler.cancel(1)
+    assert one.turn() == [{2: 6}]
+    assert one.turn() == [{2: 4}]
+    assert one.turn() == [{2: 1, 3: 2}]
+
+
+def test_a_cancelled_choice_does_not_start_when_the_prompt_is_ready(bench, ask):
+    one = bench()
+    one.scheduler.submit([ask(range(10), 4, stream) for stream in range(3)])
+    one.fill()
+    one.scheduler.cancel(2)
+    assert one.scheduler.sequences() == [1, 3]
+    assert one.turn() == [{1: 1, 3: 2}]
+
+
+def test_the_first_choice_may_end_with_the_result_that_starts_the_others(bench, ask):
+    one = bench()
+    prompt = list(range(10))
+    one.scheduler.submit([ask(prompt, 1, stream) for stream in range(2)])
+    one.fill()
+    leader = one.steps[0].runs[0].blocks
+    (delivery,) = one.answer()
+    assert (delivery.sequence, delivery.drawn.finish) == (1, "length")
+    step = one.send()
+    assert (step.dropped, step.runs[0].blocks[:2], step.runs[0].history) == ([1], leader[:2], prompt[:8])
+    (delivery,) = one.answer()
+    assert (delivery.sequence, delivery.drawn.finish) == (2, "length")
+    assert one.scheduler.kv_used == 0.0
+
+
+def test_prompts_that_differ_share_nothing(bench, ask):
+    one = bench(max_rows=32)
+    one.scheduler.submit([ask(range(10), 4), ask(range(1, 11), 4), ask(range(10), 5)])
+    one.scheduler.submit([ask(range(10), 4)])
+    assert one.fill() == [{1: 10, 2: 10, 3: 10, 4: 2}]
+
+
+def test_an_end_token_is_delivered_and_ends(bench, ask, paper):
+    one = bench()
+    end = paper.next_token([1, 2], 0)
+    one.scheduler.submit([ask([1, 2], 9, ends=[end])])
+    one.fill()
+    (delivery,) = one.answer()
+    assert (delivery.drawn.token, delivery.drawn.finish) == (end, "stop")
+    assert one.scheduler.sequences() == []
+
+
 def test_what_ended_is_dropped_with_the_next_step_even_if_it_carries_nothing(bench, ask):
     one = bench()
     one.scheduler.submit([ask([1, 2], 1)])
@@ -182,3 +233,40 @@ def test_a_missing_or_failed_outcome_ends_only_that_sequence(bench, ask):
     assert [delivery.failure for delivery in deliveries] == ["its logits are not numbers", ""]
     assert one.fill() == [{2: 1}]
     assert one.steps[0].dropped == [1]
+
+
+@pytest.mark.parametrize("outcomes", [[], [Outcome(1, -1)]])
+def test_an_answer_without_a_token_ends_the_sequence(bench, ask, outcomes):
+    one = bench()
+    one.scheduler.submit([ask([1], 5)])
+    one.fill()
+    (delivery,) = one.scheduler.apply(Result(1, outcomes, []))
+    assert "gave no answer" in delivery.failure
+    assert (one.scheduler.sequences(), one.scheduler.kv_used) == ([], 0.0)
+
+
+def test_a_failed_chunk_ends_a_scored_prompt_once_its_other_chunks_are_back(bench, ask):
+    two = bench(depth=2, max_rows=64)
+    two.scheduler.submit([ask(range(80), 0, score=True)])
+    assert two.fill() == [{1: 64}, {1: 16}]
+    (delivery,) = two.scheduler.apply(Result(1, [Outcome(1, -1, error="its logits are not numbers")], []))
+    assert delivery.failure == "its logits are not numbers"
+    assert two.scheduler.kv_used > 0.0
+    two.steps.clear()
+    assert two.scheduler.apply(Result(2, [], [])) == []
+    assert (two.scheduler.sequences(), two.scheduler.kv_used) == ([], 0.0)
+
+
+def test_cancelling_twice_or_what_is_unknown_changes_nothing(bench, ask):
+    one = bench()
+    one.scheduler.submit([ask([1], 5), ask([2], 5)])
+    one.scheduler.cancel(2)
+    one.scheduler.cancel(2)
+    one.scheduler.cancel(99)
+    assert (one.scheduler.sequences(), one.scheduler.next_number) == ([1], 3)
+    assert one.fill() == [{1: 1}]
+
+
+def test_an_answer_to_no_step_is_refused(bench):
+    with pytest.raises(KeyError):
+        bench().scheduler.apply(Result(1, [], []))

@@ -109,6 +109,7 @@ def test_every_sequence_gets_its_own_tokens_once_and_ends(paper):
             assert not self.flying and self.scheduler.next_step() is None
             assert not self.scheduler.sequences() and not self.scheduler.running and not self.scheduler.waiting
             assert self.scheduler.kv_used == 0.0
+            assert self.scheduler._pool.promise(self.limits.kv_blocks), "blocks stayed promised to what has ended"
             assert not self.route.held, "a sequence was never dropped"
             for number in self.asked.keys() - self.cancelled - self.failed:
                 tokens, why = paper.continuation(self.asked[number])

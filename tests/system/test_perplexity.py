@@ -51,12 +51,27 @@ class Served:
         self.socket.close()
 
 
+def perplexity(logprobs):
+    return math.exp(-sum(logprobs) / len(logprobs))
+
+
+@pytest.fixture(scope="module")
+def reference(real):
+    """The text's tokens, and its perplexity in transformers."""
+    files, oracle = real("smollm2")
+    tokenizer = load_tokenizer(Path(files.path))
+    ids = tokenizer.encode_prompt(TEXT)
+    tokenizer.close()
+    wanted = oracle.logprobs(ids)
+    return ids, perplexity([float(wanted[place, token]) for place, token in enumerate(ids[1:])])
+
+
 @pytest.mark.parametrize(
     ("nodes", "rounds", "dtype", "allowed"),
     [(1, 1, "float32", 0.001), (5, 2, "float32", 0.001), (3, 2, "bfloat16", 0.005)],
 )
-def test_perplexity_is_that_of_transformers(rig, real, nodes, rounds, dtype, allowed):
-    files, oracle = real("smollm2")
+def test_perplexity_is_that_of_transformers(rig, real, reference, nodes, rounds, dtype, allowed):
+    files, _ = real("smollm2")
     tokenizer = load_tokenizer(Path(files.path))
     served = Served(rig.serve(files, rig.plan_for(files, nodes, rounds, dtype)), tokenizer)
     try:
@@ -68,10 +83,7 @@ def test_perplexity_is_that_of_transformers(rig, real, nodes, rounds, dtype, all
         served.close()
         tokenizer.close()
     scores = answer.choices[0].logprobs.token_logprobs
-    ids = tokenizer.encode_prompt(TEXT)
+    ids, wanted = reference
     assert len(scores) == len(ids)
     assert scores[0] is None
-    wanted = oracle.logprobs(ids)
-    expected = sum(float(wanted[place, ids[place + 1]]) for place in range(len(ids) - 1))
-    perplexity, reference = math.exp(-sum(scores[1:]) / (len(ids) - 1)), math.exp(-expected / (len(ids) - 1))
-    assert perplexity == pytest.approx(reference, rel=allowed)
+    assert perplexity(scores[1:]) == pytest.approx(wanted, rel=allowed)

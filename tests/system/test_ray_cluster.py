@@ -1,5 +1,9 @@
 """A real Ray cluster of several nodes on this machine: one worker per node, placed by Ray."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import psutil
 import pytest
 
@@ -21,23 +25,21 @@ class Quiet(JsonProgress):
 
 
 @pytest.fixture
-def cluster():
-    """Three raylets."""
+def address():
+    """The address of a cluster of three raylets."""
     quiet_ray()
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    for _ in range(2):
-        made.add_node(num_cpus=1)
-    yield made
-    made.shutdown()
+    program = [sys.executable, str(Path(__file__).with_name("raylets.py"))]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as raylets:
+        yield raylets.stdout.readline().strip()
+        raylets.stdin.close()
+        raylets.wait(30)
 
 
-def test_text_through_three_raylets(cluster, tools, oracles, tiny_model, tmp_path):
+def test_text_through_three_raylets(address, tools, oracles, tiny_model, tmp_path):
     path = tiny_model("qwen3", 6)
     files = tools.files_of(path)
     template = WorkerLaunch("", str(tmp_path), threads=1, log=str(tmp_path / "log"))
-    fabric = RayFabric(cluster.address, template=template)
+    fabric = RayFabric(address, template=template)
     engine = ServingEngine("tiny", 512, Metrics())
     deployment = Deployment(fabric, engine, files, Serving(Goal(kv_tokens=2048), 512))
     try:
