@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import secrets
 import threading
@@ -30,6 +31,7 @@ _HELLO_SECONDS = 30.0
 _ALIVE_SECONDS = 3.0
 _EXIT_SECONDS = 0.5
 _MOST_FAILURES = 3
+_RETRY_SECONDS = 30.0
 _CLOSE_SECONDS = 3.0
 
 __all__ = ["Deployment", "DeploymentError", "ModelFiles", "Observer", "Serving"]
@@ -48,6 +50,7 @@ class Deployment:
         self._plan: Plan | None = None
         self._driver: Driver | None = None
         self._epoch, self._next_sequence, self._failures = 0, 1, 0
+        self._retry_at = math.inf
         self._lost: queue.SimpleQueue[tuple[NodeName | None, str] | None] = queue.SimpleQueue()
         self._monitor: threading.Thread | None = None
         self._closing: list[threading.Thread] = []
@@ -185,6 +188,8 @@ class Deployment:
             self._replan(*lost)
 
     def _look(self) -> None:
+        if time.monotonic() >= self._retry_at:
+            self._lost.put((None, "trying again"))
         driver, plan = self._driver, self._plan
         if driver is None or plan is None or self._fleet is None:
             return
@@ -205,8 +210,13 @@ class Deployment:
         self._refuse(node, reason)
         self._driver = None
         self._failures = 1 if self.engine.steps.progressed() else self._failures + 1
-        if self._failures > _MOST_FAILURES:
-            self._give_up(f"{_failure(node)}: {reason}; {_MOST_FAILURES} plans in a row failed, see the workers' logs")
+        retrying, self._retry_at = self._retry_at < math.inf, math.inf
+        if self._failures > _MOST_FAILURES and not retrying:
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+            self._give_up(
+                f"{_failure(node)}: {reason}; {_MOST_FAILURES} plans in a row failed, see the workers' logs; "
+                f"the next try is in {_RETRY_SECONDS:.0f} s"
+            )
             return
         gone = self._gone([one.name for one in fleet.nodes], node)
         self.engine.mark_dead(list(dict.fromkeys([*self.engine.dead, *gone])))
@@ -230,7 +240,7 @@ class Deployment:
         return gone | self._required_callers().silent(rest, self._epoch, _ALIVE_SECONDS)
 
     def _give_up(self, reason: str) -> None:
-        self.engine.detach(reason, retry_after=30)
+        self.engine.detach(reason, retry_after=round(_RETRY_SECONDS))
         if self._observer is not None:
             self._observer.refused(reason)
 

@@ -11,6 +11,8 @@ import torch
 # Top-p without top-k looks at this many best tokens first, and sorts all only where they hold less than p.
 _FIRST_RANKS = 1024
 _MASK_64 = (1 << 64) - 1
+# Colder ones draw the likeliest token all the same, and as float32 they would be 0.
+_LEAST_TEMPERATURE = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def draw(logits_RV: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
     R = rows, V = vocabulary. Rows hold no NaN and at least one finite logit.
     """
     tokens = [0] * len(draws)
-    temperatures_R1 = _column([one.temperature for one in draws], logits_RV)
+    temperatures_R1 = _column([max(one.temperature, _LEAST_TEMPERATURE) for one in draws], logits_RV)
     scaled_RV = (logits_RV - logits_RV.amax(-1, keepdim=True)).div_(temperatures_R1)
     for ranked in (False, True):
         rows = [row for row, one in enumerate(draws) if one.ranked is ranked]

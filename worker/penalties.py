@@ -9,6 +9,9 @@ import torch
 from potluck.proto.step import Sampling
 from potluck.worker.sampling_state import SequenceState
 
+# As float32, smaller ones would turn logits into infinities.
+_LEAST_REPETITION_PENALTY = 1e-6
+
 
 def adjusts(sampling: Sampling) -> bool:
     """Whether this request's logits are changed at all."""
@@ -31,7 +34,7 @@ def adjust(logits_V: torch.Tensor, sampling: Sampling, state: SequenceState) -> 
     if sampling.repetition_penalty != 1.0 and state.seen():
         ids = _numbers(state.seen(), logits_V)
         values = logits_V[ids]
-        penalty = sampling.repetition_penalty
+        penalty = max(sampling.repetition_penalty, _LEAST_REPETITION_PENALTY)
         logits_V[ids] = torch.where(values > 0, values / penalty, values * penalty)
     if (sampling.presence_penalty or sampling.frequency_penalty) and state.generated():
         ids = _numbers(state.generated(), logits_V)

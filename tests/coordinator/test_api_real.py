@@ -118,6 +118,24 @@ async def test_a_stop_string_made_of_what_is_drawn(server):
     await until_free(server)
 
 
+@pytest.mark.parametrize(
+    "extremes",
+    [
+        {"temperature": 5e-324},
+        {"temperature": 1e-300, "top_p": 5e-324},
+        {"repetition_penalty": 5e-324},
+        {"top_p": 1e-300, "min_p": 1.0, "top_k": 1 << 20},
+        {"frequency_penalty": -2, "presence_penalty": -2, "repetition_penalty": 10},
+    ],
+    ids=str,
+)
+async def test_extreme_sampling_draws_and_harms_nobody(server, extremes):
+    wanted = await text(server, seed=7)
+    odd, even = await asyncio.gather(text(server, extra_body=extremes), text(server, seed=7))
+    assert odd
+    assert even == wanted == await text(server, seed=7)
+
+
 async def test_64_streams_at_once_all_end_and_free_their_kv(server):
     async def one(client, number):
         answer = await client.post("/v1/completions", json={**ASK, "stream": True, "seed": number, "n": 1 + number % 2})

@@ -6,6 +6,8 @@ import time
 import psutil
 import pytest
 
+from potluck.coordinator import deployment
+from potluck.coordinator.calls import CallError
 from potluck.coordinator.deployment import DeploymentError
 from potluck.coordinator.engine import ServingEngine
 from potluck.coordinator.fabric import FabricError, LocalFabric, WorkerLaunch
@@ -87,6 +89,27 @@ async def test_what_no_longer_fits_is_refused_with_the_reason(homes, home):
     assert refused.message == reason
     assert "node 'n1' was lost and the nodes left cannot serve the model" in reason
     assert "MiB" in reason
+
+
+async def test_after_plans_that_failed_in_a_row_it_tries_again_later(homes, home, monkeypatch):
+    monkeypatch.setattr(deployment, "_RETRY_SECONDS", 0.5)
+    one = homes(nodes=1)
+    serve, tries = one.deployment._serve, []
+
+    def failing(*asked):
+        tries.append(asked)
+        if len(tries) <= 3:
+            raise CallError("n0", "out of luck")
+        serve(*asked)
+
+    monkeypatch.setattr(one.deployment, "_serve", failing)
+    one.deployment._failed(None, "bad luck")
+    _, reason = await asyncio.to_thread(one.diary.until, "refused")
+    assert "3 plans in a row failed" in reason
+    assert "out of luck" in reason
+    await asyncio.to_thread(one.diary.until, "serving", 2)
+    assert len(tries) == 4
+    assert len((await one.texts(home.ask([4, 5, 6], 10)))[0]) == 10
 
 
 async def test_a_drain_lets_running_requests_finish_and_ends_the_rest(homes, home):

@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from potluck.worker.draw import Draw, draw, uniform
 
@@ -89,9 +91,26 @@ def test_the_ends_of_the_unit_interval(number, top_k):
     assert token == {(0.0, 0): 1, (0.0, 3): 2}.get((number, top_k), 3)
 
 
-def test_a_tiny_temperature_is_greedy():
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 5e-324])
+@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-39, 1e-300, 5e-324])
+def test_a_tiny_temperature_is_greedy(temperature, top_p):
     logits = torch.tensor([[3.0, 3.5, 1000.0, 999.9]])
-    assert draw(logits, [Draw(1e-6, 0, 1.0, 0.0, 0.999)]) == [2]
+    assert draw(logits, [Draw(temperature, 0, top_p, 0.0, 0.999)]) == [2]
+
+
+@given(
+    logits=st.lists(st.floats(-(2.0**127), 2.0**127, width=32) | st.just(-math.inf), min_size=2, max_size=9),
+    temperature=st.floats(0, 2, exclude_min=True),
+    top_k=st.integers(0, 12),
+    top_p=st.floats(0, 1),
+    min_p=st.floats(0, 1),
+    number=st.floats(0, 1.0 - 2.0**-52),
+)
+def test_whatever_is_asked_a_possible_token_is_drawn(logits, temperature, top_k, top_p, min_p, number):
+    assume(max(logits) > -math.inf)
+    [token] = draw(torch.tensor([logits]), [Draw(temperature, top_k, top_p, min_p, number)])
+    assert 0 <= token < len(logits)
+    assert logits[token] > -math.inf
 
 
 def test_random_numbers_depend_on_their_key_alone():

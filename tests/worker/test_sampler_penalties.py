@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -23,6 +25,13 @@ def adjusted(sampling, tokens):
 def test_repetition_counts_prompt_and_generated_once_each():
     found = adjusted(Sampling(repetition_penalty=2.0, prompt_tokens=2), [0, 1, 0, 3])
     assert found == [1.0, -2.0, 0.5, 1.5, -2.0, 1.0]
+
+
+@pytest.mark.parametrize("penalty", [1e-30, 1e-46, 5e-324])
+def test_a_tiny_repetition_penalty_leaves_numbers(penalty):
+    found = adjusted(Sampling(repetition_penalty=penalty, prompt_tokens=2), [0, 1])
+    assert found[0] > 1e5
+    assert all(map(math.isfinite, found))
 
 
 def test_presence_and_frequency_count_generated_tokens_only():
