@@ -1,7 +1,8 @@
-"""One hop: from `Link.send` in one process to a usable torch tensor in the compute thread of another.
+"""One hop: from `Link.send` in one process to a usable torch tensor in the thread of another that computes with it.
 
 8 KiB of hidden rows (2 x 1024 float32) with checksum, queues and threads included, over loopback; both processes read
-the same monotonic clock. `paced` sends every 2 ms, `pingpong` sends the next frame when the last was answered.
+the same monotonic clock. `paced` sends every 2 ms, `pingpong` sends the next frame when the last was answered. Over
+both wires: plain TCP, which is the default, and gRPC.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import queue
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +25,13 @@ from potluck.proto import cluster_pb2_grpc as rpc
 from potluck.proto.assembly import Assembly
 from potluck.proto.auth import TokenCheck
 from potluck.proto.channel import SERVER_OPTIONS
-from potluck.proto.frames import Frame, Kind, pack_frame, result_frame, unpack_frame
-from potluck.proto.link import Link, LinkTarget
+from potluck.proto.frames import Frame, Kind, result_frame, unpack_frame
+from potluck.proto.link import LinkTarget
+from potluck.proto.open_link import open_link
+from potluck.proto.shaper import Shape
 from potluck.proto.step import Result
+from potluck.worker.answers import Answers
+from potluck.worker.data_port import DataPort
 from potluck.worker.tensors import from_payload
 
 _TOKEN = "hop"
@@ -35,62 +39,92 @@ _WARMUP = 200
 _SHAPE = (2, 1024)
 
 
-class _Receiver(rpc.WorkerServicer):
-    """The receiving half of a worker: reader thread, queue, compute thread."""
+class _Receiver:
+    """Stands where a worker's node, epoch and executor do: it takes frames as they are and answers each."""
 
     def __init__(self) -> None:
         self.hops: list[int] = []
+        self.epochs, self.executor = {1: self}, self
+        self._frame: Frame | None = None
+        self._answers: Answers | None = None
+
+    def admit(self, frame: Frame) -> None:
+        """Everything is welcome."""
+
+    def attach(self, coordinator: str, answers: Answers) -> None:
+        """Answer there."""
+        self._answers = answers
+
+    def detach(self, answers: Answers) -> None:
+        """The sender is done."""
+
+    def put(self, epoch: object, frame: Frame) -> None:
+        """Keep the frame for `run_next`."""
+        self._frame = frame
+
+    def run_next(self) -> None:
+        """Note when the tensor was usable, and answer."""
+        if self._frame is None or self._answers is None:
+            raise ValueError("nothing came")
+        x_TD = from_payload(self._frame)
+        self.hops.append(time.monotonic_ns() - int(self._frame.body))
+        if x_TD.shape != _SHAPE:
+            raise ValueError("the frame lost its shape")
+        self._answers.put(result_frame(1, 0, Result(self._frame.number, [], [])))
+
+
+class _Grpc(rpc.WorkerServicer):
+    """The same behind a Forward stream, read as a worker reads it."""
+
+    def __init__(self, receiver: _Receiver) -> None:
+        self._receiver = receiver
 
     def Forward(self, request_iterator: Iterator[pb.Frame], context: grpc.ServicerContext) -> Iterator[pb.Frame]:
-        """Take frames to the compute thread; answer each with an empty result."""
-        inbox: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
-        answers: queue.SimpleQueue[pb.Frame | None] = queue.SimpleQueue()
-        threading.Thread(target=_read, args=(request_iterator, inbox), daemon=True).start()
-        threading.Thread(target=self._compute, args=(inbox, answers), daemon=True).start()
-        yield from iter(answers.get, None)
+        """Take each frame; answer it."""
+        from potluck.worker.answers import GrpcAnswers
 
-    def _compute(self, inbox: queue.SimpleQueue[Frame | None], answers: queue.SimpleQueue[pb.Frame | None]) -> None:
-        while (frame := inbox.get()) is not None:
-            x_TD = from_payload(frame)
-            self.hops.append(time.monotonic_ns() - int(frame.body))
-            if x_TD.shape != _SHAPE:
-                raise ValueError("the frame lost its shape")
-            for message in pack_frame(result_frame(1, 0, Result(frame.number, [], []))):
-                answers.put(message)
-        answers.put(None)
+        answers, pool = GrpcAnswers(Shape()), ThreadPoolExecutor(1)
+        self._receiver.attach("", answers)
+        pool.submit(self._read, request_iterator, answers)
+        while isinstance(item := answers.get(), tuple):
+            yield item[1]
 
-
-def _read(messages: Iterator[pb.Frame], inbox: queue.SimpleQueue[Frame | None]) -> None:
-    assembly = Assembly(lambda frame: None)
-    for message in messages:
-        whole = assembly.add(unpack_frame(message))
-        if whole is not None:
-            inbox.put(whole)
-    inbox.put(None)
+    def _read(self, messages: Iterator[pb.Frame], answers: Answers) -> None:
+        assembly = Assembly(self._receiver.admit)
+        for message in messages:
+            whole = assembly.add(unpack_frame(message))
+            if whole is not None:
+                self._receiver.put(self._receiver, whole)
+                self._receiver.run_next()
+        answers.end()
 
 
 def _receive() -> None:
     torch.set_num_threads(1)
     receiver = _Receiver()
     server = grpc.server(ThreadPoolExecutor(4), interceptors=[TokenCheck(_TOKEN)], options=SERVER_OPTIONS)
-    rpc.add_WorkerServicer_to_server(receiver, server)  # type: ignore[no-untyped-call]
+    rpc.add_WorkerServicer_to_server(_Grpc(receiver), server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    print(f"127.0.0.1:{port}", flush=True)
+    data_port = DataPort("there", _TOKEN, lambda node: Shape(), lambda: receiver)  # type: ignore[arg-type,return-value]
+    print(json.dumps([f"127.0.0.1:{port}", data_port.listen("127.0.0.1")]), flush=True)
     sys.stdin.readline()
     print(json.dumps(receiver.hops), flush=True)
     server.stop(0)
+    data_port.close()
 
 
-def measure_hop(count: int = 2000, pace: float | None = 0.002) -> dict[str, float]:
+def measure_hop(count: int = 2000, pace: float | None = 0.002, wire: str = "tcp") -> dict[str, float]:
     """Microseconds of one hop, `p50` and `p99`, over `count` hops; without a pace each waits for the last's answer."""
     command = [sys.executable, __file__, "--receive"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as receiver:
         if receiver.stdin is None or receiver.stdout is None:
             raise OSError("the receiver has no pipes")
         answered: queue.SimpleQueue[Frame] = queue.SimpleQueue()
-        target = LinkTarget("here", "there", receiver.stdout.readline().strip(), _TOKEN, 1, "coordinator")
-        link = Link(target, answered.put, lambda *what: print(*what, file=sys.stderr))
+        address, data_port = json.loads(receiver.stdout.readline())
+        port = data_port if wire == "tcp" else 0
+        target = LinkTarget("here", "there", address, _TOKEN, 1, "coordinator", data_port=port)
+        link = open_link(target, answered.put, lambda *what: print(*what, file=sys.stderr))
         payload = torch.randn(_SHAPE).numpy().tobytes()
         for number in range(1, count + _WARMUP + 1):
             body = str(time.monotonic_ns()).encode()
@@ -119,13 +153,11 @@ def main() -> None:
     if flags.receive:
         _receive()
         return
-    paced, pingpong = measure_hop(flags.count), measure_hop(flags.count, None)
-    results = {
-        "hop_8k_us_p50": round(paced["p50"], 1),
-        "hop_8k_us_p99": round(paced["p99"], 1),
-        "hop_8k_pingpong_us_p50": round(pingpong["p50"], 1),
-        "hop_8k_pingpong_us_p99": round(pingpong["p99"], 1),
-    }
+    results = {}
+    for wire in ("tcp", "grpc"):
+        for kind, pace in (("paced", 0.002), ("pingpong", None)):
+            hop = measure_hop(flags.count, pace, wire)
+            results |= {f"hop_8k_{wire}_{kind}_us_{key}": round(value, 1) for key, value in hop.items()}
     print(json.dumps(results) if flags.json else "\n".join(f"{key} {value}" for key, value in results.items()))
 
 

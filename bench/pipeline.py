@@ -114,7 +114,10 @@ def ready_seconds() -> tuple[float, list[dict[str, object]]]:
 
 def measure(rounds: int, cache: Path) -> dict[str, object]:
     """Every figure of the table."""
-    results: dict[str, object] = {"hop_8k_us_p50": round(measure_hop()["p50"], 1)}
+    results: dict[str, object] = {
+        "hop_8k_us_p50": round(measure_hop()["p50"], 1),
+        "hop_8k_grpc_us_p50": round(measure_hop(wire="grpc")["p50"], 1),
+    }
     one, three = deploy(1, cache), deploy(3, cache)
     try:
         per_token(one.engine, 16), per_token(three.engine, 16)

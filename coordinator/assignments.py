@@ -22,6 +22,7 @@ class Loading:
         spec: the packed model spec.
         checkpoint, fingerprint: the model's path on the coordinator's machine, and its content's digest.
         addresses: host:port of every worker of the fleet.
+        data_ports: where workers take frames over plain TCP; those that are missing take them over gRPC.
         readers: nodes that may read the model from their own disk.
         sources: nodes asked, in this order, for tensors by those that may not or cannot.
         max_rows: most packed rows of a step.
@@ -32,6 +33,7 @@ class Loading:
     checkpoint: str
     fingerprint: str
     addresses: Mapping[NodeName, str]
+    data_ports: Mapping[NodeName, int]
     readers: frozenset[NodeName]
     sources: Sequence[NodeName]
     max_rows: int
@@ -40,6 +42,14 @@ class Loading:
 def kv_blocks(plan: Plan) -> int:
     """KV blocks every node of the plan keeps."""
     return -(-plan.kv_tokens // BLOCK_SIZE)
+
+
+def entries(plan: Plan) -> dict[NodeName, int]:
+    """Every node's first stage, in order of the route."""
+    found: dict[NodeName, int] = {}
+    for number, stage in enumerate(plan.routes[0].stages):
+        found.setdefault(stage.node, number)
+    return found
 
 
 def assignments(plan: Plan, loading: Loading) -> dict[NodeName, pb.Assignment]:
@@ -67,7 +77,7 @@ def _assignment(plan: Plan, loading: Loading, node: NodeName, windows: list[pb.W
 
 
 def _peer(loading: Loading, node: NodeName) -> pb.Peer:
-    return pb.Peer(node=node, address=loading.addresses[node])
+    return pb.Peer(node=node, address=loading.addresses[node], data_port=loading.data_ports.get(node, 0))
 
 
 def _windows(stages: Sequence[Stage]) -> dict[NodeName, list[pb.Window]]:

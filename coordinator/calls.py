@@ -31,6 +31,7 @@ class Callers:
 
     def __init__(self, workers: Sequence[Worker], token: str) -> None:
         self.addresses = {NodeName(worker.node): worker.address for worker in workers}
+        self.data_ports: dict[NodeName, int] = {}
         self._channels = {node: open_channel(address, token) for node, address in self.addresses.items()}
         self._stubs = {node: worker_stub(channel) for node, channel in self._channels.items()}
         self._pool = ThreadPoolExecutor(max(4, 2 * len(workers)), thread_name_prefix="calls")
@@ -42,12 +43,14 @@ class Callers:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def silent(self, nodes: Sequence[NodeName], epoch: int, seconds: float) -> dict[NodeName, str]:
-        """Nodes that do not answer a hello in time, or refuse it, with the reason."""
+        """Nodes that do not answer a hello in time, or refuse it, with the reason. The others tell their data port."""
         request = pb.HelloRequest(protocol=PROTOCOL, epoch=epoch)
         asked = {
             node: self._call(self._stubs[node].Hello, request, timeout=seconds, wait_for_ready=True) for node in nodes
         }
-        return {node: _reason(error) for node, call in asked.items() if (error := _error(call)) is not None}
+        silent = {node: _reason(error) for node, call in asked.items() if (error := _error(call)) is not None}
+        self.data_ports |= {node: call.result().data_port for node, call in asked.items() if node not in silent}
+        return silent
 
     def probe(self, dtype: str) -> dict[NodeName, pb.ProbeReply]:
         """What every worker measured of its node and its links.

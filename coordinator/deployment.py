@@ -10,11 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from potluck.coordinator.assignments import BLOCK_SIZE, Loading, assignments, kv_blocks
+from potluck.coordinator.assignments import BLOCK_SIZE, Loading, assignments, entries, kv_blocks
 from potluck.coordinator.calls import CallError, Callers, fleet_of
 from potluck.coordinator.driver import Driver, Observers
 from potluck.coordinator.engine import ServingEngine
 from potluck.coordinator.fabric import Fabric
+from potluck.coordinator.heartbeats import Heartbeats
 from potluck.coordinator.scheduler.scheduler import Limits, Scheduler
 from potluck.coordinator.serving import DeploymentError, ModelFiles, Observer, Serving
 from potluck.models.spec_codec import pack_spec
@@ -51,6 +52,7 @@ class Deployment:
         self._driver: Driver | None = None
         self._epoch, self._next_sequence, self._failures = 0, 1, 0
         self._retry_at = math.inf
+        self._beats = Heartbeats((), 0.0)
         self._lost: queue.SimpleQueue[tuple[NodeName | None, str] | None] = queue.SimpleQueue()
         self._monitor: threading.Thread | None = None
         self._closing: list[threading.Thread] = []
@@ -127,6 +129,7 @@ class Deployment:
         callers.load(assignments(plan, self._loading(fleet)), observer.loading)
         driver = self._new_driver(plan)
         driver.connect({node: self._target(node, fleet.engine) for node in plan.nodes})
+        self._beats = Heartbeats(plan.nodes, time.monotonic())
         self._fleet, self._plan, self._driver = fleet, plan, driver
         self.engine.attach(driver)
         observer.serving()
@@ -139,23 +142,28 @@ class Deployment:
             self._model.path,
             self._model.fingerprint,
             self._required_callers().addresses,
+            self._data_ports(),
             frozenset(readers),
             sorted(readers, key=lambda node: node != fleet.engine),
             self._serving.max_rows,
         )
 
     def _new_driver(self, plan: Plan) -> Driver:
-        serving, stages = self._serving, plan.routes[0].stages
+        serving = self._serving
         limits = Limits(
             kv_blocks(plan), BLOCK_SIZE, serving.context, serving.max_rows, len(plan.nodes), serving.max_waiting
         )
         observers = Observers(self.engine.delivered, self.engine.stepped, self._failed)
-        return Driver(self._epoch, Scheduler(limits, self._next_sequence), stages[0].node, observers)
+        return Driver(self._epoch, Scheduler(limits, self._next_sequence), entries(plan), observers)
 
     def _target(self, node: NodeName, engine: NodeName) -> LinkTarget:
         address = self._required_callers().addresses[node]
         shape = self._serving.links.get(node, Shape())
-        return LinkTarget(engine, node, address, self._token, self._epoch, "coordinator", shape)
+        port = self._data_ports().get(node, 0)
+        return LinkTarget(engine, node, address, self._token, self._epoch, "coordinator", shape, port)
+
+    def _data_ports(self) -> Mapping[NodeName, int]:
+        return self._required_callers().data_ports if self._serving.wire == "tcp" else {}
 
     def _failed(self, node: NodeName | None, reason: str) -> None:
         """The epoch is over: its requests end at once, whatever the monitor is busy with."""
@@ -196,8 +204,13 @@ class Deployment:
         if driver.overdue(self._serving.step_seconds):
             driver.fail(None, f"a step had no answer for {self._serving.step_seconds:.0f} s")
             return
-        for status in self._required_callers().statuses(plan.nodes):
+        statuses = self._required_callers().statuses(plan.nodes)
+        for status in statuses:
             self.engine.steps.node_reported(status)
+        self._beats.heard([NodeName(status.node) for status in statuses], time.monotonic())
+        if silent := self._beats.silent(self._serving.silent_seconds, time.monotonic()):
+            driver.fail(silent, f"it has not answered for {self._serving.silent_seconds:.0f} s")
+            return
         self.engine.steps.engine_reported(self._fleet.engine, driver.link_counts())
 
     def _replan(self, node: NodeName | None, reason: str) -> None:

@@ -13,8 +13,9 @@ from potluck.coordinator.generation import Generation
 from potluck.coordinator.scheduler.scheduler import Delivery, Scheduler
 from potluck.planner.fleet import NodeName
 from potluck.proto.errors import FrameError
-from potluck.proto.frames import Frame, Kind, read_fault, read_result, step_frame
+from potluck.proto.frames import Frame, Kind, announce_frame, read_fault, read_result, step_frame
 from potluck.proto.link import Link, LinkError, LinkTarget
+from potluck.proto.open_link import open_link
 from potluck.proto.step import Result
 
 _SEND_SECONDS = 10.0
@@ -39,11 +40,12 @@ class Observers:
 class Driver:
     """One epoch in service. It has no thread: whoever brings news (a request, a result) packs and sends."""
 
-    def __init__(self, epoch: int, scheduler: Scheduler, first: NodeName, observers: Observers) -> None:
-        """`first` is the node of the first stage, to which steps are sent."""
+    def __init__(self, epoch: int, scheduler: Scheduler, entries: Mapping[NodeName, int], observers: Observers) -> None:
+        """`entries` are the route's nodes in order, each with its first stage: steps are sent to the first of them,
+        and announced to the others, so that they can prepare while the first computes."""
         self.epoch = epoch
         self._scheduler = scheduler
-        self._first = first
+        self._entries = entries
         self._observers = observers
         self._lock = threading.Lock()
         self._links: dict[NodeName, Link] = {}
@@ -53,7 +55,7 @@ class Driver:
     def connect(self, targets: Mapping[NodeName, LinkTarget]) -> None:
         """Open a link to every worker of the epoch."""
         for node, target in targets.items():
-            self._links[node] = Link(target, self._on_frame, self._on_broken)
+            self._links[node] = open_link(target, self._on_frame, self._on_broken)
 
     def submit(self, generations: Sequence[Generation], register: Callable[[list[int]], None]) -> None:
         """Queue the choices of a request; `register` learns their numbers before the first token can come.
@@ -113,12 +115,19 @@ class Driver:
     def _pump(self) -> None:
         while not self._over and (step := self._scheduler.next_step()) is not None:
             self._sent[step.number] = time.monotonic()
-            try:
-                self._links[self._first].send(step_frame(self.epoch, step), timeout=_SEND_SECONDS)
-            except LinkError as error:
-                # Its own thread: the observers may want the lock that is held here.
-                threading.Thread(target=self.fail, args=(self._first, str(error)), daemon=True).start()
-                return
+            frame = step_frame(self.epoch, step)
+            for node, stage in self._entries.items():
+                if not self._send(node, announce_frame(frame, stage) if stage else frame):
+                    return
+
+    def _send(self, node: NodeName, frame: Frame) -> bool:
+        try:
+            self._links[node].send(frame, timeout=_SEND_SECONDS)
+        except LinkError as error:
+            # Its own thread: the observers may want the lock that is held here.
+            threading.Thread(target=self.fail, args=(node, str(error)), daemon=True).start()
+            return False
+        return True
 
     def _on_frame(self, frame: Frame) -> None:
         if frame.epoch != self.epoch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from potluck.models.spec import ModelSpec
 from potluck.planner.fleet import Fleet, NodeName
@@ -12,6 +12,8 @@ from potluck.planner.goal import Goal
 from potluck.planner.plan import Plan
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.shaper import Shape
+
+Wire = Literal["tcp", "grpc"]
 
 
 class DeploymentError(Exception):
@@ -38,7 +40,9 @@ class Serving:
         plan: a plan made by hand; None to solve for one.
         links: emulated links from the engine's node, by target.
         max_rows: most packed rows of a step.
+        wire: how frames travel: sockets of their own, or the gRPC port that carries everything else.
         step_seconds: a step without an answer for so long counts as a lost node.
+        silent_seconds: a node that answers no question for so long counts as lost, too (frozen, or cut off).
     """
 
     goal: Goal
@@ -50,6 +54,8 @@ class Serving:
     max_rows: int = 256
     max_waiting: int = 4096
     step_seconds: float = 60.0
+    silent_seconds: float = 10.0
+    wire: Wire = "tcp"
 
 
 class Observer(Protocol):

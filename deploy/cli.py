@@ -51,6 +51,7 @@ def serve(
     max_rows: flags.MaxRows = 256,
     chat_template: flags.ChatTemplate = None,
     step_seconds: flags.StepSeconds = 60.0,
+    wire: flags.Wire = flags.WireName.TCP,
     grace: flags.Grace = 30.0,
     fewest: flags.Fewest = False,
     without: flags.Without = None,
@@ -70,7 +71,7 @@ def serve(
     from potluck.deploy.prepare import Where, Wish
     from potluck.deploy.serve import Address, serve
 
-    wish = Wish(dtype, rounds, context, kv_tokens, fewest, tuple(without or ()), max_rows, step_seconds)
+    wish = Wish(dtype, rounds, context, kv_tokens, fewest, tuple(without or ()), max_rows, step_seconds, wire.value)
     prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
     hosts = (*default_hosts(host), *(allowed_host or ()))
     options = ApiOptions(

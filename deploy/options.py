@@ -19,6 +19,13 @@ class DType(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class WireName(StrEnum):
+    """What `--wire` takes."""
+
+    TCP = "tcp"
+    GRPC = "grpc"
+
+
 _SERVING, _PLACING, _OUTPUT = "Serving", "Placement", "Output"
 
 Model = Annotated[
@@ -61,6 +68,14 @@ KvTokens = Annotated[
 StepSeconds = Annotated[
     float,
     typer.Option(min=1.0, help="A step without an answer for so long counts as a lost node.", rich_help_panel=_SERVING),
+]
+Wire = Annotated[
+    WireName,
+    typer.Option(
+        help="How activations travel between nodes: tcp, a port of their own, or grpc, slower, through the one port "
+        "that carries everything else.",
+        rich_help_panel=_SERVING,
+    ),
 ]
 Grace = Annotated[
     float,

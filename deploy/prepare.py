@@ -8,6 +8,7 @@ from pathlib import Path
 from potluck.coordinator.deployment import ModelFiles, Serving
 from potluck.coordinator.fabric import Fabric, LocalFabric, WorkerLaunch
 from potluck.coordinator.ray_fabric import RayFabric
+from potluck.coordinator.serving import Wire
 from potluck.deploy.emulate import Emulation, emulate, time_scale
 from potluck.deploy.fleet_files import read_fleet
 from potluck.deploy.machine import measure_machine, native_dtype
@@ -40,6 +41,7 @@ class Wish:
     without: tuple[str, ...] = ()
     max_rows: int = 256
     step_seconds: float = 60.0
+    wire: Wire = "tcp"
 
 
 def context_of(spec: ModelSpec, wish: Wish) -> int:
@@ -204,7 +206,7 @@ def fabric_of(where: Where, emulated: EmulatedFleet | None) -> Fabric:
 
 def _serving(goal: Goal, context: int, emulated: EmulatedFleet | None, wish: Wish) -> Serving:
     if emulated is None:
-        return Serving(goal, context, max_rows=wish.max_rows, step_seconds=wish.step_seconds)
+        return Serving(goal, context, max_rows=wish.max_rows, step_seconds=wish.step_seconds, wire=wish.wire)
     return Serving(
         goal,
         context,
@@ -212,4 +214,5 @@ def _serving(goal: Goal, context: int, emulated: EmulatedFleet | None, wish: Wis
         links=emulated.engine_links(),
         max_rows=wish.max_rows,
         step_seconds=wish.step_seconds * emulated.scale,
+        wire=wish.wire,
     )

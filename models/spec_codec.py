@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
-import msgpack  # type: ignore[import-untyped]
+import msgspec
 
 from potluck.models.rope import check_ropes
 from potluck.models.spec import LayerSpec, ModelSpec, Rope, RopeScaling
@@ -19,7 +19,7 @@ _Kind = TypeVar("_Kind", ModelSpec, LayerSpec, Rope, RopeScaling)
 
 def pack_spec(spec: ModelSpec) -> bytes:
     """The spec as msgpack. Equal specs give equal bytes."""
-    return cast(bytes, msgpack.packb(asdict(spec)))
+    return msgspec.msgpack.encode(asdict(spec))
 
 
 def unpack_spec(data: bytes) -> ModelSpec:
@@ -31,8 +31,8 @@ def unpack_spec(data: bytes) -> ModelSpec:
     if len(data) > _MOST_BYTES:
         raise ValueError(f"a model spec of {len(data)} bytes is too large")
     try:
-        value = msgpack.unpackb(data)
-    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        value = msgspec.msgpack.decode(data)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise ValueError(f"the model spec is not msgpack: {error}") from None
     raw = _exact(ModelSpec, value)
     layers = raw["layers"]

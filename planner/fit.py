@@ -29,7 +29,7 @@ def refusal(nodes: Sequence[Node], request: Request) -> DoesNotFit:
     if not nodes:
         return DoesNotFit(f"model {name!r}: every node is excluded; leave at least one")
     for node in nodes:
-        if node.name in goal.pinned and request.offer(node, ends=False).room < 1:
+        if node.name in goal.pinned and request.offer(node).room < 1:
             return DoesNotFit(
                 f"node {node.name!r} is pinned, but its {size_text(node.device.memory)} hold no layer of {name!r} "
                 f"({size_text(request.layer_bytes)} with KV, and {size_text(NODE_OVERHEAD)} for the worker); unpin it"
@@ -38,8 +38,8 @@ def refusal(nodes: Sequence[Node], request: Request) -> DoesNotFit:
     has = ", ".join(f"{node.name} {size_text(node.device.memory)}" for node in nodes)
     return DoesNotFit(
         f"model {name!r} in {goal.dtype} with KV for {goal.kv_tokens} tokens needs {size_text(need)}, of which "
-        f"{size_text(request.ends_bytes)} (embedding and head) on one node, and {size_text(NODE_OVERHEAD)} more per "
-        f"node; there is: {has}; {_remedy(request)}"
+        f"{size_text(request.ends_bytes)} (embedding and head) on one or two nodes, and {size_text(NODE_OVERHEAD)} "
+        f"more per node; there is: {has}; {_remedy(request)}"
     )
 
 

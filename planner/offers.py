@@ -11,7 +11,8 @@ from potluck.planner.fleet import Node, NodeName
 from potluck.planner.goal import Goal
 from potluck.planner.memory import NODE_OVERHEAD
 
-ENDS = (Part(PartKind.EMBEDDING), Part(PartKind.HEAD))
+EMBEDDING, HEAD = Part(PartKind.EMBEDDING), Part(PartKind.HEAD)
+ENDS = (EMBEDDING, HEAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +21,13 @@ class Offer:
 
     Attributes:
         layer_seconds: for one layer and one decoded token.
-        ends_seconds: for the embedding and the head, on the node that has them, else 0.
+        ends: the embedding, the head, both or neither, which it would hold beside its layers.
+        ends_seconds: for those.
         room: layers that fit its memory beside what it has already; negative where the ends alone do not fit.
     """
 
     node: NodeName
+    ends: tuple[Part, ...]
     layer_seconds: float
     ends_seconds: float
     room: int
@@ -53,15 +56,16 @@ class Request:
         """Bytes of embedding and head on one node; tied ones cost once."""
         return weight_bytes(self.spec, ENDS, self.goal.dtype)
 
-    def offer(self, node: Node, ends: bool) -> Offer:
-        """What a node could bring, with or without the embedding and the head."""
+    def offer(self, node: Node, ends: tuple[Part, ...] = ()) -> Offer:
+        """What a node could bring beside these ends."""
         work, compute = Pass(1, 1, self.goal.context), (node.device, self.goal.dtype)
         layers = layer_parts(range(len(self.spec.layers)))
-        free = node.device.memory - NODE_OVERHEAD - (self.ends_bytes if ends else 0)
+        free = node.device.memory - NODE_OVERHEAD - weight_bytes(self.spec, ends, self.goal.dtype)
         return Offer(
             node=node.name,
+            ends=ends,
             layer_seconds=seconds(self.spec, layers, work, compute) / len(self.spec.layers),
-            ends_seconds=seconds(self.spec, ENDS, work, compute) if ends else 0.0,
+            ends_seconds=seconds(self.spec, ends, work, compute) if ends else 0.0,
             room=free // self.layer_bytes,
         )
 

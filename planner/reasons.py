@@ -8,22 +8,26 @@ from dataclasses import dataclass
 from potluck.planner.fit import size_text
 from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.memory import NODE_OVERHEAD
-from potluck.planner.offers import Offer, Request
+from potluck.planner.offers import HEAD, Offer, Request
 from potluck.planner.ring import Window
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided: who has the embedding and the head, how many layers of those offered, in which windows."""
+    """What was decided: where the ring starts, how many layers of those offered each has, in which windows."""
 
-    ends: NodeName
+    start: NodeName
     offers: tuple[Offer, ...]
     counts: Mapping[NodeName, int]
     windows: tuple[Window, ...]
 
+    def holds(self, offer: Offer) -> bool:
+        """Whether a node holds anything."""
+        return bool(self.counts[offer.node] or offer.ends)
+
     def speed(self, offer: Offer) -> float:
         """A node's share of the speed of all nodes that have something."""
-        used = [other for other in self.offers if self.counts[other.node] or other.node == self.ends]
+        used = [other for other in self.offers if self.holds(other)]
         return (1 / offer.layer_seconds) / sum(1 / other.layer_seconds for other in used)
 
 
@@ -36,7 +40,7 @@ def reasons(fleet: Fleet, request: Request, decision: Decision) -> dict[NodeName
             told[node.name] = "left out: excluded"
         elif node.name not in offers:
             told[node.name] = "left out: fewer nodes hold the model"
-        elif decision.counts[node.name] or node.name == decision.ends:
+        elif decision.holds(offers[node.name]):
             told[node.name] = _holds(fleet, request, decision, offers[node.name])
         else:
             told[node.name] = _left_out(fleet, request, offers[node.name])
@@ -45,10 +49,12 @@ def reasons(fleet: Fleet, request: Request, decision: Decision) -> dict[NodeName
 
 def _holds(fleet: Fleet, request: Request, decision: Decision, offer: Offer) -> str:
     held = [_layers_text(decision.counts[offer.node])] if decision.counts[offer.node] else []
-    if offer.node == decision.ends:
+    if HEAD in offer.ends:
         held.append(f"the head (worth {offer.ends_seconds / offer.layer_seconds:.1f} layers)")
+    elif offer.ends:
+        held.append("the embedding")
     facts = [f"{' and '.join(held)}: {decision.speed(offer):.0%} of the fleet's speed", _memory_text(decision, offer)]
-    if offer.node == decision.ends and offer.node != fleet.engine:
+    if offer.node == decision.start and offer.node != fleet.engine:
         facts.append(_why_not_engine(fleet, request))
     return "; ".join([*facts, *_rounds_text(request, decision, offer)])
 
@@ -60,7 +66,7 @@ def _memory_text(decision: Decision, offer: Offer) -> str:
 def _why_not_engine(fleet: Fleet, request: Request) -> str:
     if fleet.engine in request.goal.excluded:
         return f"the engine's node {fleet.engine} is excluded"
-    return f"the engine's node {fleet.engine} has no room for embedding and head"
+    return f"the engine's node {fleet.engine} has no room for the embedding"
 
 
 def _rounds_text(request: Request, decision: Decision, offer: Offer) -> list[str]:

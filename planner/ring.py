@@ -62,12 +62,12 @@ def ring_windows(order: Sequence[NodeName], counts: Mapping[NodeName, int], roun
     return windows
 
 
-def ring_route(windows: Sequence[Window], ends: NodeName) -> Route:
-    """The route of these windows, with the embedding before and the head after them on the node `ends`."""
-    stages: list[tuple[NodeName, tuple[Part, ...]]] = [(ends, (Part(PartKind.EMBEDDING),))]
+def ring_route(windows: Sequence[Window], start: NodeName, head: NodeName) -> Route:
+    """The route of these windows, with the embedding before them on `start` and the head after them on `head`."""
+    stages: list[tuple[NodeName, tuple[Part, ...]]] = [(start, (Part(PartKind.EMBEDDING),))]
     for window in windows:
         stages.append((window.node, layer_parts(window.layers)))
-    stages.append((ends, (Part(PartKind.HEAD),)))
+    stages.append((head, (Part(PartKind.HEAD),)))
     return Route(tuple(Stage(parts, (Share(node),)) for node, parts in _joined(stages)))
 
 

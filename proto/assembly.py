@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from potluck.proto.errors import FrameError
 from potluck.proto.frames import PART_BYTES, Frame
@@ -29,6 +30,9 @@ class Assembly:
             if frame.part != 0:
                 raise FrameError(f"part {frame.part} of step {frame.number} came before part 0")
             self._admit(frame)
+            if frame.parts == 1:
+                owned = isinstance(frame.payload, bytearray) or not frame.payload
+                return frame if owned else replace(frame, payload=bytearray(frame.payload))
             self._first, self._buffer, self._next = frame, bytearray(frame.tensor_bytes), 0
         self._check(self._first, frame)
         start = frame.part * PART_BYTES

@@ -15,16 +15,18 @@ class HelloRequest(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class HelloReply(_message.Message):
-    __slots__ = ("protocol", "node", "epochs", "version")
+    __slots__ = ("protocol", "node", "epochs", "version", "data_port")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    DATA_PORT_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     node: str
     epochs: _containers.RepeatedScalarFieldContainer[int]
     version: str
-    def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., epochs: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ...) -> None: ...
+    data_port: int
+    def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., epochs: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., data_port: _Optional[int] = ...) -> None: ...
 
 class ProbeRequest(_message.Message):
     __slots__ = ("dtype", "peers")
@@ -67,12 +69,14 @@ class LinkReport(_message.Message):
     def __init__(self, node: _Optional[str] = ..., latency: _Optional[float] = ..., bandwidth: _Optional[float] = ...) -> None: ...
 
 class Peer(_message.Message):
-    __slots__ = ("node", "address")
+    __slots__ = ("node", "address", "data_port")
     NODE_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    DATA_PORT_FIELD_NUMBER: _ClassVar[int]
     node: str
     address: str
-    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+    data_port: int
+    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., data_port: _Optional[int] = ...) -> None: ...
 
 class Assignment(_message.Message):
     __slots__ = ("protocol", "epoch", "spec", "checkpoint", "fingerprint", "dtype", "windows", "kv_blocks", "block_size", "peers", "sources", "checkpoint_allowed", "max_rows")

@@ -14,6 +14,7 @@ class Refusal(Enum):
     CHECKSUM = grpc.StatusCode.DATA_LOSS
     MISMATCH = grpc.StatusCode.FAILED_PRECONDITION  # another epoch or protocol version than ours
     OVERSIZED = grpc.StatusCode.RESOURCE_EXHAUSTED
+    STARTING = grpc.StatusCode.UNAVAILABLE
     TOKEN = grpc.StatusCode.UNAUTHENTICATED
 
 

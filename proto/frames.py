@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.channel import PROTOCOL
-from potluck.proto.codec import MAX_ROWS, MAX_STAGES, from_times, pack_result, pack_step, to_times, unpack_result
+from potluck.proto.codec import Reader, pack, pack_result, pack_step, unpack_result
 from potluck.proto.errors import FrameError, Refusal
-from potluck.proto.fields import LARGEST, fields, integer, name, pack, raw, unpack
-from potluck.proto.step import Result, StageTime, Step
+from potluck.proto.step import LARGEST, MAX_ROWS, MAX_STAGES, Message, Name, Result, StageNumber, StageTime, Step
 
 PART_BYTES = 1 << 20
 MAX_HIDDEN = 1 << 16
@@ -25,16 +27,17 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 class Kind(IntEnum):
-    """What a frame is: tokens for the first stage, hidden rows for a later one, the answer, or what went wrong."""
+    """What a frame is: tokens for the first stage, hidden rows for a later one, the answer, what went wrong, or a step
+    whose hidden rows are on their way."""
 
     STEP = 1
     HIDDEN = 2
     RESULT = 3
     FAULT = 4
+    ANNOUNCE = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True, gc=False):
     """One message of a Forward stream, or one part of it.
 
     Attributes:
@@ -64,8 +67,28 @@ class Frame:
         return self.shape[0] * self.shape[1] * ITEM_BYTES.get(self.dtype, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class _Header(Message, frozen=True, gc=False):
+    protocol: int
+    epoch: Annotated[int, Meta(ge=1, le=LARGEST)]
+    number: Annotated[int, Meta(ge=0, le=LARGEST)]
+    stage: StageNumber
+    kind: Kind
+    dtype: Name
+    shape: tuple[Annotated[int, Meta(ge=0, le=MAX_ROWS)], Annotated[int, Meta(ge=0, le=MAX_HIDDEN)]]
+    crc: Annotated[int, Meta(ge=0, le=2**32 - 1)]
+    part: Annotated[int, Meta(ge=0, le=MAX_TENSOR // PART_BYTES)]
+    parts: Annotated[int, Meta(ge=1, le=MAX_TENSOR // PART_BYTES)]
+    times: Annotated[tuple[StageTime, ...], Meta(max_length=MAX_STAGES)]
+    body: bytes
+
+
+class _Protocol(Struct, array_like=True):
+    """The one field of a header that every version has."""
+
+    protocol: Any
+
+
+class Fault(Struct, frozen=True):
     """Why a step (0: the whole epoch) cannot go on, and on which node."""
 
     node: str
@@ -73,9 +96,24 @@ class Fault:
     reason: str
 
 
+class _FaultBody(Message, frozen=True):
+    node: Name
+    reason: str
+
+
+_headers = Reader(_Header, "frame header")
+_protocols = Reader(_Protocol, "frame header")
+_faults = Reader(_FaultBody, "fault")
+
+
 def step_frame(epoch: int, step: Step) -> Frame:
     """The frame that starts a step at the route's first stage."""
     return Frame(epoch, step.number, 0, Kind.STEP, pack_step(step))
+
+
+def announce_frame(step: Frame, stage: int) -> Frame:
+    """A step's frame for a node whose first window is `stage`: it may prepare for the rows that will come."""
+    return replace(step, kind=Kind.ANNOUNCE, stage=stage)
 
 
 def result_frame(epoch: int, stage: int, result: Result) -> Frame:
@@ -85,7 +123,7 @@ def result_frame(epoch: int, stage: int, result: Result) -> Frame:
 
 def fault_frame(epoch: int, stage: int, fault: Fault) -> Frame:
     """The frame that says why a step got no answer."""
-    return Frame(epoch, fault.number, stage, Kind.FAULT, pack([fault.node, fault.reason]))
+    return Frame(epoch, fault.number, stage, Kind.FAULT, pack(_FaultBody(fault.node, fault.reason)))
 
 
 def read_result(frame: Frame) -> Result:
@@ -106,20 +144,27 @@ def read_fault(frame: Frame) -> Fault:
     Raises:
         FrameError: it is not a fault.
     """
-    node, reason = fields(unpack(frame.body, "fault"), 2, "fault")
-    if not isinstance(reason, str):
-        raise FrameError("the fault's reason is not a text")
-    return Fault(name(node, "the fault's node"), frame.number, reason)
+    fault = _faults.read(frame.body)
+    return Fault(fault.node, frame.number, fault.reason)
 
 
 def pack_frame(frame: Frame) -> Iterator[pb.Frame]:
-    """The messages of one frame: one for every PART_BYTES of payload, at least one."""
+    """The gRPC messages of one frame."""
+    for header, piece in pack_parts(frame):
+        yield pb.Frame(header=header, payload=bytes(piece))
+
+
+def pack_parts(frame: Frame) -> Iterator[tuple[bytes, memoryview]]:
+    """Header and payload of every part of a frame: one for each PART_BYTES of payload, at least one."""
     payload = memoryview(frame.payload)
     parts = part_count(len(payload))
+    if parts == 1:
+        yield _pack_header(frame, payload), payload
+        return
     for part in range(parts):
         piece = payload[part * PART_BYTES : (part + 1) * PART_BYTES]
         whole = frame if part == 0 else replace(frame, body=b"", times=())
-        yield pb.Frame(header=_pack_header(replace(whole, part=part, parts=parts), piece), payload=bytes(piece))
+        yield _pack_header(replace(whole, part=part, parts=parts), piece), piece
 
 
 def part_count(size: int) -> int:
@@ -127,62 +172,73 @@ def part_count(size: int) -> int:
     return max(1, -(-size // PART_BYTES))
 
 
-def checksum(body: bytes, payload: bytes | memoryview) -> int:
+def checksum(body: bytes, payload: bytes | bytearray | memoryview) -> int:
     """CRC-32 over body and payload of one part: a flipped token is as wrong as a flipped activation."""
     return zlib.crc32(payload, zlib.crc32(body))
 
 
 def _pack_header(frame: Frame, piece: memoryview) -> bytes:
-    return pack(
-        [
-            PROTOCOL,
-            frame.epoch,
-            frame.number,
-            frame.stage,
-            int(frame.kind),
-            frame.dtype,
-            list(frame.shape),
-            checksum(frame.body, piece),
-            frame.part,
-            frame.parts,
-            from_times(list(frame.times)),
-            frame.body,
-        ]
+    header = _Header(
+        PROTOCOL,
+        frame.epoch,
+        frame.number,
+        frame.stage,
+        frame.kind,
+        frame.dtype,
+        frame.shape,
+        checksum(frame.body, piece),
+        frame.part,
+        frame.parts,
+        frame.times,
+        frame.body,
     )
+    return pack(header)
 
 
 def unpack_frame(message: pb.Frame) -> Frame:
+    """The part in a gRPC message; see `unpack_part`."""
+    return unpack_part(message.header, message.payload)
+
+
+def unpack_part(header: bytes | bytearray, payload: bytes | bytearray) -> Frame:
     """One part, with every claim of its header checked before anything is allocated for it.
 
     Raises:
         FrameError: malformed, oversized, of another protocol version, or damaged on the way.
     """
-    frame, expected = _read_header(unpack(message.header, "frame header"))
-    payload = message.payload
-    _check_size(frame, len(payload))
-    if checksum(frame.body, payload) != expected:
-        raise FrameError(f"the checksum of step {frame.number}'s frame does not match its bytes", Refusal.CHECKSUM)
-    return replace(frame, payload=payload)
-
-
-def _read_header(value: object) -> tuple[Frame, int]:
-    if isinstance(value, list) and value and value[0] != PROTOCOL:
-        raise FrameError(f"the frame speaks protocol {value[0]!r:.20}, this node {PROTOCOL}", Refusal.MISMATCH)
-    _, epoch, number_, stage, kind, dtype, shape, crc, part, parts, times, body = fields(value, 12, "frame header")
-    rows, hidden = fields(shape, 2, "shape")
+    head = _read_header(header)
     frame = Frame(
-        epoch=integer(epoch, 1, LARGEST, "epoch"),
-        number=integer(number_, 0, LARGEST, "step number"),
-        stage=integer(stage, 0, MAX_STAGES, "stage"),
-        kind=Kind(integer(kind, min(Kind), max(Kind), "kind")),
-        body=raw(body, "body"),
-        times=tuple(to_times(times)),
-        dtype=name(dtype, "dtype"),
-        shape=(integer(rows, 0, MAX_ROWS, "rows"), integer(hidden, 0, MAX_HIDDEN, "hidden")),
-        part=integer(part, 0, MAX_TENSOR // PART_BYTES, "part"),
-        parts=integer(parts, 1, MAX_TENSOR // PART_BYTES, "parts"),
+        head.epoch,
+        head.number,
+        head.stage,
+        head.kind,
+        head.body,
+        head.times,
+        head.dtype,
+        head.shape,
+        payload,
+        head.part,
+        head.parts,
     )
-    return frame, integer(crc, 0, 2**32 - 1, "checksum")
+    _check_size(frame, len(payload))
+    if checksum(head.body, payload) != head.crc:
+        raise FrameError(f"the checksum of step {head.number}'s frame does not match its bytes", Refusal.CHECKSUM)
+    return frame
+
+
+def _read_header(data: bytes | bytearray) -> _Header:
+    try:
+        header = _headers.read(data)
+    except FrameError:
+        _check_protocol(_protocols.read(data).protocol)
+        raise
+    _check_protocol(header.protocol)
+    return header
+
+
+def _check_protocol(protocol: object) -> None:
+    if protocol != PROTOCOL:
+        raise FrameError(f"the frame speaks protocol {protocol!r:.20}, this node {PROTOCOL}", Refusal.MISMATCH)
 
 
 def _check_size(frame: Frame, size: int) -> None:

@@ -1,9 +1,41 @@
-"""What a step asks for and what it answers: the messages every stage reads, as plain data over msgpack."""
+"""What a step asks for and what it answers: the messages every stage reads, as positional arrays over msgpack.
+
+The ranges in the types are checked where a message is read (`potluck.proto.codec`), not where one is made.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+MAX_ROWS = 1 << 16
+MAX_RUNS = 1 << 12
+MAX_STAGES = 1 << 12
+MAX_HISTORY = 1 << 18
+MAX_TOKEN = 2**31 - 1
+MAX_NAME = 256
+LARGEST = 2**63 - 1
+_FINITE = 1e30
+
+Token = Annotated[int, Meta(ge=0, le=MAX_TOKEN)]
+TokenOrNone = Annotated[int, Meta(ge=-1, le=MAX_TOKEN)]
+Count = Annotated[int, Meta(ge=0, le=MAX_ROWS)]
+SequenceNumber = Annotated[int, Meta(ge=0, le=LARGEST)]
+StepNumber = Annotated[int, Meta(ge=1, le=LARGEST)]
+StageNumber = Annotated[int, Meta(ge=0, le=MAX_STAGES)]
+Name = Annotated[str, Meta(max_length=MAX_NAME)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Positive = Annotated[float, Meta(ge=0.0, le=_FINITE)]
+Real = Annotated[float, Meta(ge=-_FINITE, le=_FINITE)]
+LogProbability = Annotated[float, Meta(le=_FINITE)]  # minus infinity is one, not-a-number is none
+Tokens = Annotated[list[Token], Meta(max_length=MAX_ROWS)]
+History = Annotated[list[Token], Meta(max_length=MAX_HISTORY)]
+
+
+class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """One positional array of msgpack."""
 
 
 class Outputs(IntEnum):
@@ -14,8 +46,7 @@ class Outputs(IntEnum):
     ALL = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(Message, frozen=True, gc=False):
     """How one request's tokens are drawn; sent once, with the run that first samples.
 
     `stream` tells the choices of one request apart (n > 1): randomness is a function of (seed, stream, position).
@@ -24,22 +55,21 @@ class Sampling:
     """
 
     seed: int = 0
-    stream: int = 0
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: dict[int, float] = field(default_factory=dict)
-    logprobs: int | None = None
-    prompt_tokens: int = 0
-    banned: list[int] = field(default_factory=list)
+    stream: SequenceNumber = 0
+    temperature: Positive = 1.0
+    top_k: Token = 0
+    top_p: Share = 1.0
+    min_p: Share = 0.0
+    repetition_penalty: Positive = 1.0
+    presence_penalty: Real = 0.0
+    frequency_penalty: Real = 0.0
+    logit_bias: Annotated[dict[Token, Real], Meta(max_length=MAX_ROWS)] = field(default_factory=dict)
+    logprobs: Count | None = None
+    prompt_tokens: Token = 0
+    banned: Tokens = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Message, frozen=True, gc=False):
     """Consecutive tokens of one sequence in a step.
 
     Attributes:
@@ -55,27 +85,26 @@ class Run:
             else -1.
     """
 
-    sequence: int
-    position: int
-    tokens: list[int]
-    blocks: list[int]
+    sequence: SequenceNumber
+    position: Token
+    tokens: Annotated[list[Token], Meta(min_length=1, max_length=MAX_ROWS)]
+    blocks: History
     outputs: Outputs
     sampling: Sampling | None = None
-    history: list[int] = field(default_factory=list)
-    follows: int = -1
+    history: History = field(default_factory=list)
+    follows: TokenOrNone = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Message, frozen=True, gc=False):
     """One forward pass over a packed batch. `dropped` are sequences whose KV is forgotten before the runs.
 
     Steps are numbered from 1 within an epoch and reach every stage in that order. A step may have no runs: it only
     drops.
     """
 
-    number: int
-    runs: list[Run]
-    dropped: list[int] = field(default_factory=list)
+    number: StepNumber
+    runs: Annotated[list[Run], Meta(max_length=MAX_RUNS)]
+    dropped: Annotated[list[SequenceNumber], Meta(max_length=MAX_ROWS)] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -96,16 +125,14 @@ class Step:
         return rows
 
 
-@dataclass(frozen=True, slots=True)
-class TokenScore:
+class TokenScore(Message, frozen=True, gc=False):
     """Log-probability of one token and of the likeliest alternatives, in nats."""
 
-    logprob: float
-    top: list[tuple[int, float]]
+    logprob: LogProbability
+    top: Annotated[list[tuple[Token, LogProbability]], Meta(max_length=MAX_ROWS)]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Message, frozen=True, gc=False):
     """What a step gave one sequence: the sampled token, and scores where asked.
 
     `prompt` scores, for every row of an ALL run, the token that follows it (the last row: `Run.follows`, where known).
@@ -113,28 +140,26 @@ class Outcome:
     sequence could not be sampled (its logits are not numbers, every token banned); its token is then -1.
     """
 
-    sequence: int
-    token: int
-    accepted: int = 1
+    sequence: SequenceNumber
+    token: TokenOrNone
+    accepted: Count = 1
     score: TokenScore | None = None
-    prompt: list[TokenScore] = field(default_factory=list)
-    error: str = ""
+    prompt: Annotated[list[TokenScore], Meta(max_length=MAX_ROWS)] = field(default_factory=list)
+    error: Annotated[str, Meta(max_length=1000)] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StageTime:
+class StageTime(Message, frozen=True, gc=False):
     """What one stage spent on one step, in seconds: waiting for other work of the node, and computing."""
 
-    node: str
-    stage: int
-    wait: float
-    compute: float
+    node: Name
+    stage: StageNumber
+    wait: Positive
+    compute: Positive
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Message, frozen=True, gc=False):
     """The answer to a step, from the stage that holds the head."""
 
-    number: int
-    outcomes: list[Outcome]
-    times: list[StageTime]
+    number: StepNumber
+    outcomes: Annotated[list[Outcome], Meta(max_length=MAX_RUNS)]
+    times: Annotated[list[StageTime], Meta(max_length=MAX_STAGES)]

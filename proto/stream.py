@@ -8,7 +8,7 @@ from typing import Literal
 
 from potluck.proto.channel import PROTOCOL
 from potluck.proto.errors import FrameError, Refusal
-from potluck.proto.fields import LARGEST, MAX_NAME
+from potluck.proto.step import LARGEST, MAX_NAME
 
 StreamRole = Literal["coordinator", "worker"]
 

@@ -16,10 +16,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from potluck.worker.data_port import DataPort
 from potluck.worker.emulation import Emulation, read_emulation
 from potluck.worker.server import WorkerService, start_server
 
 _STOP_SECONDS = 1.0
+_READY_SECONDS = 120.0
 
 
 def _parse() -> argparse.Namespace:
@@ -48,6 +50,8 @@ def main() -> int:
         emulation = read_emulation(flags.emulate) if flags.emulate else Emulation()
         service = WorkerService(flags.node, emulation.link)
         server, address = start_server(service, token, flags.listen)
+        data_port = DataPort(flags.node, token, emulation.link, lambda: service.node(_READY_SECONDS))
+        service.data_port = data_port.listen(flags.listen.rpartition(":")[0].strip("[]"))
     except (ValueError, OSError) as error:
         logging.error("%s", error)
         return 2
@@ -61,7 +65,6 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    threading.excepthook = _die
     print(json.dumps({"address": address, "pid": os.getpid()}), flush=True)
     threading.Thread(target=_wait_for_end, args=(end,), daemon=True).start()
 
@@ -72,6 +75,7 @@ def main() -> int:
     service.become_ready(node)
     starting.clear()
     stop.wait()
+    data_port.close()
     server.stop(_STOP_SECONDS)
     node.stop()
     sys.stdout.flush()
@@ -83,13 +87,6 @@ def _wait_for_end(end: Callable[[], None]) -> None:
     while sys.stdin.readline():
         pass
     end()
-
-
-def _die(failure: threading.ExceptHookArgs) -> None:
-    """A compute thread that ended by a fault of this program would leave a worker that looks alive: end it instead."""
-    logging.critical("a bug ended a thread", exc_info=failure.exc_value)
-    if failure.thread is not None and failure.thread.name == "compute":
-        os._exit(70)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ from potluck.models.spec import ModelSpec
 from potluck.models.spec_codec import unpack_spec
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.channel import PROTOCOL
-from potluck.proto.codec import MAX_STAGES
 from potluck.proto.errors import FrameError, Refusal
-from potluck.proto.fields import LARGEST, MAX_NAME
+from potluck.proto.step import LARGEST, MAX_NAME, MAX_STAGES
 from potluck.worker.fetch import check_fingerprint
 from potluck.worker.shard import Shard, ShardConfig, Window
 
@@ -99,6 +98,8 @@ def _check_route(assignment: pb.Assignment, node: str) -> None:
     peers = {peer.node for peer in assignment.peers}
     if any(not name or len(name) > MAX_NAME for name in peers):
         raise FrameError(f"a peer's name is empty or longer than {MAX_NAME} characters")
+    if any(peer.data_port >= 1 << 16 for peer in assignment.peers):
+        raise FrameError("a peer's data port is out of range")
     if any(before.stage >= after.stage for before, after in pairwise(assignment.windows)):
         raise FrameError("the assignment's windows are not in the order of their stages")
     stages = {window.stage: window for window in assignment.windows}

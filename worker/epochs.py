@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import grpc
 
-from potluck.proto import cluster_pb2 as pb
 from potluck.proto.errors import FrameError, Refusal
-from potluck.proto.frames import Fault, Frame, Kind, fault_frame, pack_frame
+from potluck.proto.frames import Fault, Frame, Kind, fault_frame
 from potluck.proto.link import Link, LinkCounts, LinkTarget
-from potluck.proto.shaper import DelayLine, Shape
+from potluck.proto.open_link import open_link
+from potluck.worker.answers import Answers
 from potluck.worker.shard import Shard
 
 _MOST_WAITING = 64
@@ -38,31 +36,6 @@ class Ways:
     dtype: str
     hidden: int
     most_rows: int
-
-
-class Answers:
-    """The way back to a coordinator: one open stream's queue, shaped like the link to its node."""
-
-    def __init__(self, shape: Shape) -> None:
-        self._line = DelayLine(shape)
-        self._queue: queue.SimpleQueue[tuple[float, pb.Frame] | FrameError | None] = queue.SimpleQueue()
-
-    def put(self, frame: Frame) -> tuple[int, int]:
-        """Queue an answer; its payload and header bytes."""
-        header = payload = 0
-        for message in pack_frame(frame):
-            header, payload = header + len(message.header), payload + len(message.payload)
-            now = time.monotonic()
-            self._queue.put((self._line.due(len(message.header) + len(message.payload), now), message))
-        return payload, header
-
-    def end(self, error: FrameError | None = None) -> None:
-        """No more answers: the stream is over, or broken by what the coordinator sent."""
-        self._queue.put(error)
-
-    def get(self) -> tuple[float, pb.Frame] | FrameError | None:
-        """The next answer and when it is due."""
-        return self._queue.get()
 
 
 class Epoch:
@@ -103,7 +76,7 @@ class Epoch:
         if frame.epoch != self.number:
             reason = f"a frame of epoch {frame.epoch} came on a stream of epoch {self.number}"
             raise FrameError(reason, Refusal.MISMATCH)
-        if frame.kind not in (Kind.STEP, Kind.HIDDEN):
+        if frame.kind not in (Kind.STEP, Kind.HIDDEN, Kind.ANNOUNCE):
             raise FrameError(f"a worker takes steps and hidden rows, not {frame.kind.name}")
         if frame.stage not in self.ways.nexts:
             raise FrameError(f"stage {frame.stage} is not on this node")
@@ -134,16 +107,16 @@ class Epoch:
     def detach(self, answers: Answers) -> None:
         """That stream is over."""
         with self._lock:
-            self._streams.pop(answers, None)
+            if (coordinator := self._streams.pop(answers, None)) is not None:
+                _add_counts(self._answered, {coordinator: answers.counts})
 
     def answer(self, frame: Frame) -> None:
         """Send a result or fault to the coordinator; a few wait for one to come."""
         with self._lock:
             if not self._streams and not self.is_over:
                 self._held_back = [*self._held_back, frame][-_MOST_WAITING:]
-            for answers, coordinator in self._streams.items():
-                payload, header = answers.put(frame)
-                _add_counts(self._answered, {coordinator: LinkCounts(1, payload, header)})
+            for answers in self._streams:
+                answers.put(frame)
 
     def fail(self, fault: Fault, stage: int = 0) -> None:
         """This epoch is over here; every later step gets the same answer."""
@@ -156,7 +129,7 @@ class Epoch:
             if self.is_over:
                 raise FrameError(f"epoch {self.number} was released", Refusal.MISMATCH)
             if node not in self._links:
-                self._links[node] = Link(self.ways.targets[node], _ignore, on_broken)
+                self._links[node] = open_link(self.ways.targets[node], _ignore, on_broken)
             return self._links[node]
 
     def counts(self) -> dict[str, LinkCounts]:
@@ -164,6 +137,8 @@ class Epoch:
         with self._lock:
             counts = {node: link.counts for node, link in self._links.items()}
             _add_counts(counts, self._answered)
+            for answers, coordinator in self._streams.items():
+                _add_counts(counts, {coordinator: answers.counts})
             return counts
 
     def close(self) -> None:

@@ -1,17 +1,18 @@
-"""The compute thread: takes frames in order, runs this node's windows, passes on what comes out."""
+"""Computing: frames in the order in which they came, one at a time, and passing on what comes out."""
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grpc
 import torch
 
+from potluck.proto.codec import unpack_step
 from potluck.proto.errors import FrameError
 from potluck.proto.frames import Fault, Frame, Kind, fault_frame, result_frame
 from potluck.proto.link import LinkError
@@ -23,7 +24,7 @@ from potluck.worker.shard import StepError
 from potluck.worker.tensors import from_payload, to_payload
 
 _SEND_SECONDS = 30.0
-MOST_QUEUED = 64  # of one stream; the coordinator keeps fewer steps in flight, so that this ends floods alone
+_EXPECTED = (StepError, KvError, FrameError, LinkError, MemoryError, RuntimeError, ValueError)
 _LOG = logging.getLogger("potluck.worker")
 
 
@@ -32,7 +33,6 @@ class _Arrival:
     epoch: Epoch
     frame: Frame
     step: Step
-    room: threading.Semaphore
     at: float
 
 
@@ -47,46 +47,58 @@ class Totals:
 
 
 class Executor:
-    """One thread that computes; everything else only queues."""
+    """Computes in the threads that read the frames, one at a time: after each `put` its caller calls `run_next`, which
+    computes the oldest frame, whoever brought it. A lone frame is computed without waking another thread."""
 
     def __init__(self, node: str, slowness: Slowness) -> None:
         self.totals = Totals()
         self._node = node
         self._slowness = slowness
-        self._inbox: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
-        self._thread.start()
+        self._inbox: deque[_Arrival] = deque()
+        self._computing = threading.Lock()
+        self._over = False
 
-    def submit(self, epoch: Epoch, frame: Frame, step: Step, room: threading.Semaphore) -> None:
-        """Queue a whole frame, and the step in it, for its stage; waits while the frame's stream has no room left.
+    def put(self, epoch: Epoch, frame: Frame) -> None:
+        """Queue a whole frame for its stage.
 
-        A stream that waits is not read, so that gRPC's flow control holds its sender up, and nobody else.
+        Raises:
+            FrameError: the step in it is malformed; its sender's fault, and nobody else's.
         """
-        room.acquire()
-        self._inbox.put(_Arrival(epoch, frame, step, room, time.perf_counter()))
+        step = epoch.shard.prepared(frame.number) or _step_of(frame)
+        self._inbox.append(_Arrival(epoch, frame, step, time.perf_counter()))
+
+    def run_next(self) -> None:
+        """Compute the frame that waits longest."""
+        with self._computing:
+            arrival = self._inbox.popleft()
+            if not self._over and not arrival.epoch.is_over:
+                self._run(arrival)
 
     def stop(self, timeout: float) -> None:
-        """Finish the step at hand and end."""
-        self._inbox.put(None)
-        self._thread.join(timeout)
-
-    def _work(self) -> None:
-        while (arrival := self._inbox.get()) is not None:
-            epoch, frame = arrival.epoch, arrival.frame
-            arrival.room.release()
-            if epoch.is_over:
-                continue
-            if epoch.fault is not None:
-                epoch.answer(fault_frame(epoch.number, frame.stage, epoch.fault))
-                continue
-            try:
-                self._run(arrival)
-            except (StepError, KvError, FrameError, LinkError, MemoryError, RuntimeError, ValueError) as error:
-                lines = str(error).strip().splitlines() or [type(error).__name__]
-                _LOG.error("step %d of epoch %d: %s", frame.number, epoch.number, lines[0])
-                epoch.fail(Fault(self._node, frame.number, lines[0]), frame.stage)
+        """Let the step at hand finish, for `timeout` seconds at most, and compute nothing more."""
+        self._over = True
+        if self._computing.acquire(timeout=timeout):
+            self._computing.release()
 
     def _run(self, arrival: _Arrival) -> None:
+        epoch, frame = arrival.epoch, arrival.frame
+        if epoch.fault is not None:
+            epoch.answer(fault_frame(epoch.number, frame.stage, epoch.fault))
+            return
+        try:
+            if frame.kind is Kind.ANNOUNCE:
+                epoch.shard.prepare(arrival.step)
+            else:
+                self._compute(arrival)
+        except _EXPECTED as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            _LOG.error("step %d of epoch %d: %s", frame.number, epoch.number, lines[0])
+            epoch.fail(Fault(self._node, frame.number, lines[0]), frame.stage)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the coordinator must hear of it
+            _LOG.critical("a bug ended epoch %d", epoch.number, exc_info=True)
+            epoch.fail(Fault(self._node, frame.number, f"a bug: {type(error).__name__}: {error}"), frame.stage)
+
+    def _compute(self, arrival: _Arrival) -> None:
         epoch, frame, step = arrival.epoch, arrival.frame, arrival.step
         shard = epoch.shard
         x_TD = from_payload(frame) if frame.kind is Kind.HIDDEN else None
@@ -137,6 +149,13 @@ class _Output:
     stage: int
     x_TD: torch.Tensor
     times: list[StageTime]
+
+
+def _step_of(frame: Frame) -> Step:
+    step = unpack_step(frame.body)
+    if step.number != frame.number:
+        raise FrameError(f"step {step.number} came in the frame of step {frame.number}")
+    return step
 
 
 def _outcomes(step: Step, outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -185,16 +185,16 @@ class Node:
         return fetcher.fetch(assignment.fingerprint, keys, plan)
 
     def _epoch(self, assignment: pb.Assignment, shard: Shard, hidden: int) -> Epoch:
-        addresses = {peer.node: peer.address for peer in assignment.peers}
+        peers = {peer.node: peer for peer in assignment.peers}
         nexts = {w.stage: w.next_node for w in assignment.windows}
         others = set(nexts.values()) - {"", self._config.name}
-        targets = {node: self._target(node, addresses[node], assignment.epoch) for node in others}
+        targets = {node: self._target(peers[node], assignment.epoch) for node in others}
         ways = Ways(nexts, targets, assignment.dtype, hidden, assignment.max_rows)
         return Epoch(assignment.epoch, shard, ways)
 
-    def _target(self, node: str, address: str, epoch: int) -> LinkTarget:
-        shape = self._config.emulation.link(node)
-        return LinkTarget(self._config.name, node, address, self._config.token, epoch, "worker", shape)
+    def _target(self, peer: pb.Peer, epoch: int) -> LinkTarget:
+        config, shape = self._config, self._config.emulation.link(peer.node)
+        return LinkTarget(config.name, peer.node, peer.address, config.token, epoch, "worker", shape, peer.data_port)
 
 
 def _reported(

@@ -20,15 +20,14 @@ from potluck.proto import cluster_pb2_grpc as rpc
 from potluck.proto.assembly import Assembly
 from potluck.proto.auth import TokenCheck
 from potluck.proto.channel import PROTOCOL, SERVER_OPTIONS
-from potluck.proto.codec import unpack_step
-from potluck.proto.errors import FrameError
-from potluck.proto.frames import Frame, unpack_frame
+from potluck.proto.errors import FrameError, Refusal
+from potluck.proto.frames import unpack_frame
 from potluck.proto.shaper import Shape, wait_until
-from potluck.proto.step import Step
 from potluck.proto.stream import read_head
 
 if TYPE_CHECKING:
-    from potluck.worker.epochs import Answers, Epoch
+    from potluck.worker.answers import GrpcAnswers
+    from potluck.worker.epochs import Epoch
     from potluck.worker.node import Node
 
 _READY_SECONDS = 120.0
@@ -43,6 +42,7 @@ class WorkerService(rpc.WorkerServicer):
 
     def __init__(self, name: str, link_shape: Callable[[str], Shape]) -> None:
         """`link_shape` gives the emulated link to a node."""
+        self.data_port = 0
         self._name = name
         self._link_shape = link_shape
         self._node: Node | None = None
@@ -66,7 +66,9 @@ class WorkerService(rpc.WorkerServicer):
                 "install the same version of Potluck on both",
             )
         epochs = [epoch.number for epoch in self._node.epochs.held] if self._node else []
-        return pb.HelloReply(protocol=PROTOCOL, node=self._name, epochs=epochs, version=version("potluck"))
+        return pb.HelloReply(
+            protocol=PROTOCOL, node=self._name, epochs=epochs, version=version("potluck"), data_port=self.data_port
+        )
 
     def Probe(self, request: pb.ProbeRequest, context: grpc.ServicerContext) -> pb.ProbeReply:
         """Measure this node."""
@@ -124,28 +126,34 @@ class WorkerService(rpc.WorkerServicer):
         """Counts."""
         return self._needed(context).status(time.monotonic() - self._started)
 
-    def _needed(self, context: grpc.ServicerContext) -> Node:
-        if not self._ready.wait(_READY_SECONDS) or self._node is None:
-            context.abort(grpc.StatusCode.UNAVAILABLE, f"node {self._name!r} is still starting")
+    def node(self, seconds: float) -> Node:
+        """The torch half; waits for it.
+
+        Raises:
+            FrameError: it is not there after so many seconds.
+        """
+        if not self._ready.wait(seconds) or self._node is None:
+            raise FrameError(f"node {self._name!r} is still starting", Refusal.STARTING)
         return self._node
 
-    def _take(self, epoch: Epoch, messages: Iterator[pb.Frame]) -> None:
-        """Hand every whole frame of a stream to the compute thread."""
-        from potluck.worker.executor import MOST_QUEUED
+    def _needed(self, context: grpc.ServicerContext) -> Node:
+        return _answered(context, lambda: self.node(_READY_SECONDS))
 
-        node, room = self._node, threading.Semaphore(MOST_QUEUED)
-        assembly = Assembly(epoch.admit)
+    def _take(self, epoch: Epoch, messages: Iterator[pb.Frame]) -> None:
+        """Compute every whole frame of a stream. What is not read yet is held up by gRPC's flow control."""
+        executor, assembly = self.node(_READY_SECONDS).executor, Assembly(epoch.admit)
         for message in messages:
             whole = assembly.add(unpack_frame(message))
-            if whole is not None and node is not None:
-                node.executor.submit(epoch, whole, _step_of(whole), room)
+            if whole is not None:
+                executor.put(epoch, whole)
+                executor.run_next()
 
     def _answer(
         self, epoch: Epoch, coordinator: str, messages: Iterator[pb.Frame], context: grpc.ServicerContext
     ) -> Iterator[pb.Frame]:
-        from potluck.worker.epochs import Answers
+        from potluck.worker.answers import GrpcAnswers
 
-        answers = Answers(self._link_shape(coordinator) if coordinator != self._name else Shape())
+        answers = GrpcAnswers(self._link_shape(coordinator) if coordinator != self._name else Shape())
         if not context.add_callback(answers.end):
             return
         epoch.attach(coordinator, answers)
@@ -159,7 +167,7 @@ class WorkerService(rpc.WorkerServicer):
         finally:
             epoch.detach(answers)
 
-    def _read_for(self, epoch: Epoch, messages: Iterator[pb.Frame], answers: Answers) -> None:
+    def _read_for(self, epoch: Epoch, messages: Iterator[pb.Frame], answers: GrpcAnswers) -> None:
         try:
             self._take(epoch, messages)
             answers.end()
@@ -187,14 +195,6 @@ def start_server(service: WorkerService, token: str, listen: str) -> tuple[grpc.
         raise OSError(f"cannot listen at {listen}; choose another --listen")
     server.start()
     return server, f"{listen.rpartition(':')[0]}:{port}"
-
-
-def _step_of(frame: Frame) -> Step:
-    """The step of a whole frame. Read here, so that a malformed one ends its sender's stream and not the epoch."""
-    step = unpack_step(frame.body)
-    if step.number != frame.number:
-        raise FrameError(f"step {step.number} came in the frame of step {frame.number}")
-    return step
 
 
 def _answered(context: grpc.ServicerContext, call: Callable[[], T]) -> T:

@@ -22,6 +22,8 @@ from potluck.worker.kv import BlockTables, KvShape, new_pools
 from potluck.worker.sampler import Sampler
 from potluck.worker.weights import HeadWeights, Read, WeightReader, bytes_of
 
+_MOST_UNDERWAY = 256  # the coordinator keeps fewer steps in flight
+
 
 class StepError(Exception):
     """A step cannot run here: wrong order, size or content; the sender's fault."""
@@ -59,11 +61,12 @@ class ShardConfig:
 
 @dataclass(frozen=True, slots=True)
 class _Underway:
-    """A step between this node's windows."""
+    """A step that still has to pass windows of this node: the stages of `ahead`."""
 
+    step: Step
     batch: Batch
-    rows: int
     sampled: int
+    ahead: list[int]
 
 
 class Shard:
@@ -75,7 +78,6 @@ class Shard:
         self._spec = spec
         self._config = config
         self._windows = {window.stage: window for window in windows}
-        self._first, self._last = windows[0].stage, windows[-1].stage
         self._tables = BlockTables(config.kv_shape)
         self._underway: dict[int, _Underway] = {}
         self._number = 0
@@ -124,6 +126,21 @@ class Shard:
         if any(window.head for window in windows):
             self._head = reader.head(self._embedding)
 
+    def prepared(self, number: int) -> Step | None:
+        """The step of this number if it was prepared and still has windows of this shard to pass."""
+        underway = self._underway.get(number)
+        return underway.step if underway else None
+
+    @torch.inference_mode()
+    def prepare(self, step: Step) -> None:
+        """Work out what a step means here, before its rows come. Nothing happens if that was done already.
+
+        Raises:
+            StepError, KvError: as `run`.
+        """
+        if step.number > self._number:
+            self._arrive(step)
+
     @torch.inference_mode()
     def run(self, stage: int, step: Step, x_TD: torch.Tensor | None) -> torch.Tensor | list[Outcome]:
         """Run one window of a step.
@@ -144,11 +161,12 @@ class Shard:
         window = self._windows.get(stage)
         if window is None:
             raise StepError(f"stage {stage} is not on this node; it runs {sorted(self._windows)}")
-        underway = self._arrive(step) if stage == self._first else self._underway.get(step.number)
-        if underway is None:
-            raise StepError(f"step {step.number} came to stage {stage} without passing stage {self._first}")
-        if stage == self._last:
-            self._underway.pop(step.number, None)
+        underway = self._underway.get(step.number) or self._arrive(step)
+        if underway.ahead[0] != stage:
+            raise StepError(f"step {step.number} came to stage {stage} before stage {underway.ahead[0]}, or again")
+        underway.ahead.pop(0)
+        if not underway.ahead:
+            del self._underway[step.number]
         x_TD = self._enter(window, underway, x_TD)
         if len(x_TD):
             for number in window.layers:
@@ -159,8 +177,10 @@ class Shard:
         return self._sampler.sample(step, x_TD) if window.head else x_TD.to(self._config.dtype)
 
     def _arrive(self, step: Step) -> _Underway:
-        if step.number <= self._number:
+        if step.number != self._number + 1:
             raise StepError(f"step {step.number} came after step {self._number}; steps must come in order")
+        if len(self._underway) >= _MOST_UNDERWAY:
+            raise StepError(f"{_MOST_UNDERWAY} steps were announced and never came")
         if step.rows > self._config.max_rows:
             raise StepError(f"step {step.number} has {step.rows} rows, more than the {self._config.max_rows} agreed")
         for run in step.runs:
@@ -171,7 +191,7 @@ class Shard:
         self._number = step.number
         blocks = {run.sequence: self._tables.blocks(run.sequence) for run in step.runs}
         batch = self._builder.build(step, blocks, cleared)
-        underway = _Underway(batch, step.rows, len(step.sampled_rows()))
+        underway = _Underway(step, batch, len(step.sampled_rows()), list(self._windows))
         self._underway[step.number] = underway
         return underway
 
@@ -180,7 +200,7 @@ class Shard:
             if x_TD is not None or self._embedding is None:
                 raise StepError(f"stage {window.stage} begins with tokens; it takes no hidden rows")
             return embed(self._spec, self._embedding, underway.batch.tokens_T)
-        rows = underway.sampled if _is_head_only(window) else underway.rows
+        rows = underway.sampled if _is_head_only(window) else underway.step.rows
         if x_TD is None or x_TD.shape != (rows, self._spec.hidden) or x_TD.dtype != self._config.dtype:
             found = "nothing" if x_TD is None else f"{tuple(x_TD.shape)} {x_TD.dtype}"
             wanted = f"({rows}, {self._spec.hidden}) {self._config.dtype}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from potluck.coordinator.api.errors import ApiError
 from potluck.coordinator.api.schema import GenerationBody
 from potluck.coordinator.generation import Generation
@@ -127,4 +129,4 @@ def check_choices(count: int, limit: int) -> None:
 
 
 def _stream(sampling: Sampling, stream: int, prompt_tokens: int) -> Sampling:
-    return replace(sampling, stream=stream, prompt_tokens=prompt_tokens)
+    return structs.replace(sampling, stream=stream, prompt_tokens=prompt_tokens)

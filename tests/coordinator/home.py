@@ -60,7 +60,7 @@ class Diary:
 class Home:
     """Equal nodes n0, n1, ... that serve a model folder; those in `fetching` may not read it themselves."""
 
-    def __init__(self, folder, cache, nodes=3, memory=1 << 30, fetching=(), fabric=LocalFabric, **goal):
+    def __init__(self, folder, cache, nodes=3, memory=1 << 30, fetching=(), fabric=LocalFabric, silent=10.0, **goal):
         self.folder, self.diary, self.metrics = folder, Diary(), Metrics()
         names = [NodeName(f"n{number}") for number in range(nodes)]
         device = Device("cpu", 1e10, 1e10, memory)
@@ -70,7 +70,7 @@ class Home:
         self.fabric = fabric([WorkerLaunch(name, str(cache / name), log=str(cache / f"{name}.log")) for name in names])
         files = ModelFiles(read_spec(folder), str(folder), open_checkpoint(folder).fingerprint)
         self.engine = ServingEngine("tiny", 512, self.metrics)
-        serving = Serving(Goal(**{"kv_tokens": 4096} | goal), 512, fleet=fleet, max_rows=64)
+        serving = Serving(Goal(**{"kv_tokens": 4096} | goal), 512, fleet=fleet, max_rows=64, silent_seconds=silent)
         self.deployment = Deployment(self.fabric, self.engine, files, serving)
 
     def start(self):

@@ -1,11 +1,14 @@
 """From a plan to what each worker is told."""
 
+from dataclasses import replace
+
 import pytest
 
-from potluck.coordinator.assignments import Loading, assignments, kv_blocks
+from potluck.coordinator.assignments import Loading, assignments, entries, kv_blocks
 from potluck.models.spec import LayerSpec, ModelSpec, Rope
 from potluck.planner.fleet import Device, Fleet, Link, Node
 from potluck.planner.goal import Goal
+from potluck.planner.ring import ring_route, ring_windows
 from potluck.planner.solve import solve
 
 LAYERS = (LayerSpec(Rope(10000.0)),) * 8
@@ -16,13 +19,15 @@ NODES = ("attic", "hall", "nas")
 @pytest.fixture
 def plan():
     fleet = Fleet(tuple(Node(name, (Device("cpu", 1e9, 1e9, 1 << 30),)) for name in NODES), "attic", Link(1e-3, 1e8))
-    return solve(fleet, SPEC, Goal(rounds=2, kv_tokens=1000))
+    windows = ring_windows(NODES, {"attic": 3, "hall": 3, "nas": 2}, 2)
+    return replace(solve(fleet, SPEC, Goal(kv_tokens=1000)), routes=(ring_route(windows, "attic", "attic"),))
 
 
 @pytest.fixture
 def made(plan):
     addresses = {name: f"127.0.0.1:{port}" for port, name in enumerate((*NODES, "idle"), 4000)}
-    loading = Loading(3, b"spec", "/model", "ab" * 16, addresses, frozenset({"attic", "hall"}), ("attic", "hall"), 256)
+    readers = ("attic", "hall")
+    loading = Loading(3, b"spec", "/model", "ab" * 16, addresses, {"nas": 9}, frozenset(readers), readers, 256)
     return assignments(plan, loading)
 
 
@@ -49,7 +54,12 @@ def test_who_reads_and_who_asks_whom(made):
     assert {node: one.checkpoint_allowed for node, one in made.items()} == {"attic": True, "hall": True, "nas": False}
     assert [peer.node for peer in made["nas"].sources] == ["attic", "hall"]
     assert [peer.node for peer in made["attic"].sources] == ["hall"]
-    assert {peer.node: peer.address for peer in made["hall"].peers}["nas"] == "127.0.0.1:4002"
+    peers = {peer.node: (peer.address, peer.data_port) for peer in made["hall"].peers}
+    assert (peers["nas"], peers["attic"]) == (("127.0.0.1:4002", 9), ("127.0.0.1:4000", 0))
+
+
+def test_the_first_stage_of_every_node(plan):
+    assert list(entries(plan).items()) == [("attic", 0), ("hall", 1), ("nas", 2)]
 
 
 def test_every_node_keeps_the_same_blocks(plan, made):

@@ -20,7 +20,7 @@ def engine():
 
 def driver_of(engine, failures):
     observers = Observers(engine.delivered, engine.stepped, lambda node, reason: failures.append((node, reason)))
-    return Driver(1, Scheduler(Limits(8, 4, 64, 16, 1)), "n0", observers)
+    return Driver(1, Scheduler(Limits(8, 4, 64, 16, 1)), {"n0": 0}, observers)
 
 
 async def test_before_it_serves_it_says_so(engine, paper):

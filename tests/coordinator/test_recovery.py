@@ -79,6 +79,25 @@ async def test_two_nodes_lost_at_once(homes, home):
     assert len((await one.texts(home.ask([4, 5, 6], 10)))[0]) == 10
 
 
+async def test_a_frozen_node_is_noticed_and_replaced(homes, home):
+    """Its connections stand and its kernel acknowledges everything: only its silence tells."""
+    one = homes(silent=2.0)
+    (long,) = one.engine.submit([home.ask([4, 5, 6], 480)])
+    reader = asyncio.create_task(read_to_the_error(long))
+    await home.eventually(lambda: one.engine.status().running == 1)
+    frozen = time.monotonic()
+    one.processes["n1"].suspend()
+    try:
+        error, at = await reader
+        assert at - frozen < 3 * 5.0
+        assert "node 'n1' failed: it has not answered for 2 s" in error.message
+        await asyncio.to_thread(one.diary.until, "serving", 2)
+        assert set(one.deployment.plan.nodes) == {"n0", "n2"}
+        assert len((await one.texts(home.ask([4, 5, 6], 10)))[0]) == 10
+    finally:
+        one.processes["n1"].resume()
+
+
 async def test_what_no_longer_fits_is_refused_with_the_reason(homes, home):
     # 64 MiB are set aside for a worker; four layers of KV take 32 MiB, which one node alone does not have.
     one = homes(nodes=2, memory=(64 + 24) << 20, kv_tokens=1 << 15)

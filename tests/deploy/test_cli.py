@@ -154,7 +154,7 @@ def test_the_options_of_every_command_are_known_here():
     model = where | {"--plan", "--dtype", "--rounds", "--context", "--fewest", "--without", "--offline"}
     serving = {"--host", "--port", "--api-key", "--allowed-host", "--cors-origin", "--kv-tokens", "--max-rows"}
     assert found == {
-        "serve": sorted(model | serving | {"--chat-template", "--step-seconds", "--grace"}),
+        "serve": sorted(model | serving | {"--chat-template", "--step-seconds", "--wire", "--grace"}),
         "run": sorted(model | {"--max-tokens", "--temperature", "--seed", "--raw", "--chat-template"}),
         "plan": sorted(model | {"--save", "--kv-tokens"}),
         "nodes": sorted(where),

@@ -2,10 +2,10 @@
 
 from dataclasses import asdict, replace
 
-import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import msgpack
 
 from potluck.models.open import read_spec
 from potluck.models.spec import LayerSpec, ModelSpec, Rope, RopeScaling
@@ -63,7 +63,7 @@ def test_round_trip_of_models(tiny_model, tiny_gguf, family):
 )
 def test_wrong_fields(change, message):
     with pytest.raises(ValueError, match=message):
-        unpack_spec(msgpack.packb({**asdict(SPEC), **change}))
+        unpack_spec(msgpack.encode({**asdict(SPEC), **change}))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_wrong_scaling(field, value):
     data = asdict(replace(SPEC, layers=SPEC.layers[:1]))
     data["layers"][0]["rope"]["scaling"][field] = value
     with pytest.raises(ValueError, match=r"factor|kind"):
-        unpack_spec(msgpack.packb(data))
+        unpack_spec(msgpack.encode(data))
 
 
 @given(st.binary(max_size=64))

@@ -48,12 +48,12 @@ def test_windows_are_the_layers_in_order(counts, rounds):
             assert len(sizes) == rounds and max(sizes) - min(sizes) <= 1
 
 
-@given(COUNTS, st.integers(1, 6), st.sampled_from("abcde"))
-def test_the_route_has_the_ends_on_their_node(homes, counts, rounds, ends):
+@given(COUNTS, st.integers(1, 6), st.sampled_from("abcde"), st.sampled_from("abcde"))
+def test_the_route_has_the_ends_on_their_nodes(homes, counts, rounds, start, head):
     layers = sum(counts.values())
-    route = ring_route(ring_windows(sorted(counts), counts, rounds), ends)
+    route = ring_route(ring_windows(sorted(counts), counts, rounds), start, head)
     assert [part for stage in route.stages for part in stage.parts] == list(homes.model(layers).parts())
-    assert route.stages[0].node == route.stages[-1].node == ends
+    assert (route.stages[0].node, route.stages[-1].node) == (start, head)
     assert all(one.node != two.node for one, two in pairwise(route.stages))
 
 

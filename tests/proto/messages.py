@@ -37,7 +37,7 @@ RUNS = st.builds(
     follows=st.integers(-1, 2**31 - 1),
 )
 STEPS = st.builds(Step, number=NUMBERS, runs=st.lists(RUNS, max_size=3), dropped=st.lists(SEQUENCES, max_size=3))
-PAIRS = st.tuples(TOKENS, st.floats(allow_nan=False))
+PAIRS = st.tuples(TOKENS, st.floats(max_value=1e30, allow_nan=False))
 SCORES = st.builds(TokenScore, logprob=st.floats(max_value=1e30, allow_nan=False), top=st.lists(PAIRS, max_size=3))
 TIMES = st.builds(
     StageTime,

@@ -1,8 +1,7 @@
 """Parts: in order, of one tensor, admitted before a buffer is made for them."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from potluck.proto.assembly import Assembly
 from potluck.proto.errors import FrameError, Refusal

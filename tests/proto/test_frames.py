@@ -1,12 +1,11 @@
 """Frames: parts, sizes and checksums, and that no message makes anything but a frame or a FrameError."""
 
-from dataclasses import replace
-
 import grpc
-import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import msgpack
+from msgspec.structs import replace
 from proto_messages import ANYTHING, RESULTS, STEPS, TIMES
 
 from potluck.proto import cluster_pb2 as pb
@@ -37,9 +36,9 @@ FIELDS = ("protocol", "epoch", "number", "stage", "kind", "dtype", "shape", "crc
 def altered(frame, field, value):
     """The frame's only message, with one field of its header replaced."""
     (message,) = pack_frame(frame)
-    header = msgpack.unpackb(message.header)
+    header = msgpack.decode(message.header)
     header[FIELDS.index(field)] = value
-    return pb.Frame(header=msgpack.packb(header), payload=message.payload)
+    return pb.Frame(header=msgpack.encode(header), payload=message.payload)
 
 
 def refusal(message):
@@ -158,7 +157,7 @@ def test_a_result_in_the_frame_of_another_step():
 @given(ANYTHING)
 def test_a_fault_of_anything(value):
     try:
-        read_fault(Frame(1, 1, 0, Kind.FAULT, msgpack.packb(value)))
+        read_fault(Frame(1, 1, 0, Kind.FAULT, msgpack.encode(value)))
     except FrameError:
         return
     assert isinstance(value, list)

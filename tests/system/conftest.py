@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from potluck.coordinator.assignments import BLOCK_SIZE, Loading, assignments, kv_blocks
+from potluck.coordinator.assignments import BLOCK_SIZE, Loading, assignments, entries, kv_blocks
 from potluck.coordinator.calls import Callers
 from potluck.coordinator.deployment import ModelFiles
 from potluck.coordinator.driver import Driver, Observers
@@ -68,6 +68,7 @@ class Rig:
         self.fabric = LocalFabric(launches)
         self.workers = {worker.node: worker for worker in self.fabric.start(TOKEN)}
         self.callers = Callers(list(self.workers.values()), TOKEN)
+        assert self.callers.silent(NODES, 0, 60.0) == {}
         self.epoch = 0
         self.driver = None
         self.plan = None
@@ -78,8 +79,9 @@ class Rig:
         chosen = tuple(Node(node, (devices[node],), checkpoint=node in readers) for node in NODES[:nodes])
         return Fleet(chosen, NODES[0], Link(1e-4, 1e9))
 
-    def plan_for(self, files, nodes, rounds=1, dtype="float32", kv_tokens=4096):
-        return solve(self.fleet(nodes), files.spec, Goal(dtype=dtype, kv_tokens=kv_tokens, rounds=rounds))
+    def plan_for(self, files, nodes, rounds=1, dtype="float32", kv_tokens=4096, head="home"):
+        plan = solve(self.fleet(nodes), files.spec, Goal(dtype=dtype, kv_tokens=kv_tokens, rounds=rounds))
+        return self.head_at(plan, head)
 
     def plan_by_hand(self, files, pieces, dtype="float32"):
         """A plan of (node number, parts) pieces, in order, whose parts are consecutive pieces of the model."""
@@ -93,15 +95,23 @@ class Rig:
         single_node_stages(plan)
         return plan
 
-    def head_with_last_layers(self, plan):
-        """The same plan, but for the head: it is where the last layers are."""
-        (route,) = plan.routes
-        *others, last, head = route.stages
-        assert not last.has_head and len(head.parts) == 1 and head.node != last.node
-        return replace(plan, routes=(Route((*others, Stage(last.parts + head.parts, last.shares))),))
+    def head_at(self, plan, where):
+        """The same plan, but for the head: "home" beside the embedding, or with the "last" layers."""
+        *others, last = plan.routes[0].stages
+        first, head = plan.routes[0].stages[0], last.parts[-1:]
+        if others and len(last.parts) == 1:
+            *others, last = others
+        elif len(last.parts) > 1:
+            last = Stage(last.parts[:-1], last.shares)
+        if where == "last" or last.node == first.node:
+            stages = (*others, Stage(last.parts + head, last.shares))
+        else:
+            stages = (*others, last, Stage(head, first.shares))
+        return replace(plan, routes=(Route(stages),))
 
-    def serve(self, files, plan, max_rows=64, sources=None):
+    def serve(self, files, plan, max_rows=64, sources=None, wire="tcp"):
         """Load a plan; `sources` (node -> ModelFiles) lets one node read other weights than the rest."""
+        self.ports = self.callers.data_ports if wire == "tcp" else {}
         self.close()
         self.epoch += 1
         self.plan = plan
@@ -114,15 +124,14 @@ class Rig:
         limits = Limits(kv_blocks(plan), BLOCK_SIZE, 2048, max_rows, len(plan.nodes))
         observers = Observers(engine.delivered, engine.stepped, lambda node, why: engine.detach(f"{node}: {why}"))
         self.scheduler = RecordedSteps(limits)
-        self.driver = Driver(self.epoch, self.scheduler, plan.routes[0].stages[0].node, observers)
-        self.driver.connect(
-            {
-                node: LinkTarget(NODES[0], node, self.workers[node].address, TOKEN, self.epoch, "coordinator")
-                for node in plan.nodes
-            }
-        )
+        self.driver = Driver(self.epoch, self.scheduler, entries(plan), observers)
+        self.driver.connect({node: self._target(node) for node in plan.nodes})
         engine.attach(self.driver)
         return engine
+
+    def _target(self, node):
+        address, port = self.workers[node].address, self.ports.get(node, 0)
+        return LinkTarget(NODES[0], node, address, TOKEN, self.epoch, "coordinator", data_port=port)
 
     def _loading(self, files, max_rows):
         return Loading(
@@ -131,6 +140,7 @@ class Rig:
             files.path,
             files.fingerprint,
             self.callers.addresses,
+            self.ports,
             frozenset(NODES),
             NODES,
             max_rows,

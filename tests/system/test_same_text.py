@@ -7,9 +7,20 @@ import pytest
 from potluck.models.tokenizer import load_tokenizer
 
 FAMILIES = ["llama2", "llama3", "linear", "yarn", "mistral", "qwen2", "qwen3", "gemma3"]
-# Every number of nodes and of rounds, the largest fleet over several rounds; the exhaustive test has them all.
-PAIRWISE = [(1, 1), (2, 2), (3, 3), (5, 1), (5, 2)]
-MATRIX = [(nodes, rounds) for nodes in (1, 2, 3, 5) for rounds in (1, 2, 3)]
+# Every pair of nodes and rounds (one node has no rounds), of nodes and where the head is, of rounds and that.
+PAIRWISE = [
+    (1, 1, "last"),
+    (2, 1, "home"),
+    (2, 2, "last"),
+    (2, 3, "home"),
+    (3, 1, "last"),
+    (3, 2, "home"),
+    (3, 3, "last"),
+    (5, 1, "home"),
+    (5, 2, "last"),
+    (5, 3, "home"),
+]
+MATRIX = [(nodes, rounds, head) for nodes in (1, 2, 3, 5) for rounds in (1, 2, 3) for head in ("home", "last")]
 TEXTS = [
     "Once upon a time, in a village by the sea,",
     "The capital of France is",
@@ -39,18 +50,19 @@ def check_alone_and_together(case, together=64):
         assert oracle.agrees(prompt, text)
 
 
-@pytest.mark.parametrize(("nodes", "rounds"), PAIRWISE)
-def test_smollm2(rig, tools, real, nodes, rounds):
+@pytest.mark.parametrize(("nodes", "rounds", "head"), PAIRWISE)
+def test_smollm2(rig, tools, real, nodes, rounds, head):
     files, oracle = real("smollm2")
-    engine = rig.serve(files, rig.plan_for(files, nodes, rounds))
-    check_alone_and_together((tools, engine, oracle, prompts_of(files, TEXTS)), 64 if (nodes, rounds) == (3, 3) else 16)
+    engine = rig.serve(files, rig.plan_for(files, nodes, rounds, head=head))
+    check_alone_and_together((tools, engine, oracle, prompts_of(files, TEXTS)), 64 if (nodes, rounds) == (3, 3) else 8)
 
 
-def test_head_with_the_last_layers(rig, tools, real):
-    """The planner's own plans have it alone, where requests arrive; here the sampler is on another node."""
-    files, oracle = real("smollm2")
-    engine = rig.serve(files, rig.head_with_last_layers(rig.plan_for(files, 3)))
-    check_alone_and_together((tools, engine, oracle, prompts_of(files, TEXTS)), 16)
+def test_over_the_grpc_port_alone(rig, tools, oracles, tiny_model):
+    path = tiny_model("qwen3", 5)
+    files = tools.files_of(path)
+    engine = rig.serve(files, rig.plan_for(files, 3, 2), wire="grpc")
+    prompts = [list(range(4 + number, 40 + 20 * number)) for number in range(4)]
+    check_alone_and_together((tools, engine, oracles.tiny(path), prompts))
 
 
 def test_embedding_alone_and_uneven_layers_by_hand(rig, tools, oracles, tiny_model):
@@ -64,10 +76,10 @@ def test_embedding_alone_and_uneven_layers_by_hand(rig, tools, oracles, tiny_mod
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["smollm2", "gemma3"])
-@pytest.mark.parametrize(("nodes", "rounds"), MATRIX)
-def test_whole_matrix(rig, tools, real, name, nodes, rounds):
+@pytest.mark.parametrize(("nodes", "rounds", "head"), MATRIX)
+def test_whole_matrix(rig, tools, real, name, nodes, rounds, head):
     files, oracle = real(name)
-    engine = rig.serve(files, rig.plan_for(files, nodes, rounds))
+    engine = rig.serve(files, rig.plan_for(files, nodes, rounds, head=head))
     check_alone_and_together((tools, engine, oracle, prompts_of(files, TEXTS)))
 
 

@@ -21,13 +21,12 @@ def mixed(step):
 
 
 @pytest.mark.parametrize(
-    ("nodes", "rounds", "dtype", "itemsize", "head_home"),
-    [(3, 1, "float32", 4, True), (3, 2, "bfloat16", 2, True), (3, 2, "float32", 4, False)],
+    ("nodes", "rounds", "dtype", "itemsize", "head"),
+    [(3, 1, "float32", 4, "home"), (3, 2, "bfloat16", 2, "home"), (3, 2, "float32", 4, "last")],
 )
-def test_payload_bytes_are_the_formula(rig, tools, tiny_model, nodes, rounds, dtype, itemsize, head_home):
+def test_payload_bytes_are_the_formula(rig, tools, tiny_model, nodes, rounds, dtype, itemsize, head):
     files = tools.files_of(tiny_model("qwen3", 7))
-    plan = rig.plan_for(files, nodes, rounds, dtype)
-    plan = plan if head_home else rig.head_with_last_layers(plan)
+    plan = rig.plan_for(files, nodes, rounds, dtype, head=head)
     engine = rig.serve(files, plan)
     before = payloads(rig)
     tools.texts(engine, [tools.ask([5] * length, 10) for length in (150, 4, 90, 33)])

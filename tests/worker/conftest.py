@@ -55,11 +55,18 @@ def processes():
     return _beside("processes")
 
 
+def pytest_generate_tests(metafunc):
+    """`bad_frame`: (epoch -> gRPC messages, the status they earn)."""
+    if "bad_frame" in metafunc.fixturenames:
+        cases = _beside("bad_frames").CASES
+        metafunc.parametrize("bad_frame", cases.values(), ids=list(cases))
+
+
 @pytest.fixture(scope="module")
-def two_workers(processes, tmp_path_factory):
-    """Two worker processes, "a" and "b", shared by a module's tests."""
-    cache = tmp_path_factory.mktemp("workers")
-    with processes.running(*(processes.Worker(name, cache) for name in "ab")) as workers:
+def two_workers(processes, tmp_path_factory, request):
+    """Two worker processes, "a" and "b", shared by a module's tests; frames travel by TCP, or as the parameter says."""
+    cache, wire = tmp_path_factory.mktemp("workers"), getattr(request, "param", "tcp")
+    with processes.running(*(processes.Worker(name, cache, wire=wire) for name in "ab")) as workers:
         yield workers
 
 
@@ -73,3 +80,33 @@ def epochs():
 def served(processes, tiny_model):
     """The tiny model that processes load."""
     return processes.Model(tiny_model("qwen3"))
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_oracle, processes):
+    tokens = []
+    for _ in range(4):
+        tokens.append(int(tiny_oracle("qwen3").logprobs([*processes.PROMPT, *tokens])[-1].argmax()))
+    return tokens
+
+
+@pytest.fixture(scope="module")
+def neighbour(two_workers, processes, served, epochs, expected):
+    """(worker, epoch, Neighbour): worker a runs the whole model for a client that must notice nothing."""
+    worker, epoch = two_workers[0], next(epochs)
+    worker.load(served.whole(epoch, worker))
+    with processes.client(epoch, worker) as client:
+        running = processes.Neighbour(client, expected)
+        yield worker, epoch, running
+        running.end()
+    assert not running.wrong
+
+
+@pytest.fixture
+def undisturbed(neighbour, processes):
+    """(worker, epoch); fails when the neighbour did not get two right answers more after the test's deed."""
+    worker, epoch, running = neighbour
+    yield worker, epoch
+    before = running.rounds
+    assert processes.wait_for(lambda: running.wrong or running.rounds >= before + 2, 20)
+    assert not running.wrong

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from msgspec import structs
 
 from potluck.models.decode import decode
 from potluck.models.open import open_checkpoint, read_spec
@@ -99,7 +100,7 @@ class Pipeline:
     def scores(self, tokens, chunks, alternatives):
         """Prompt scores of a sequence, fed in chunks of these sizes."""
         scores, position = [], 0
-        sampling = replace(GREEDY, logprobs=alternatives)
+        sampling = structs.replace(GREEDY, logprobs=alternatives)
         held = 0
         for size in chunks:
             end = min(position + size, len(tokens))
@@ -107,7 +108,7 @@ class Pipeline:
             held += len(blocks)
             follows = tokens[end] if end < len(tokens) else -1
             run = Run(999, position, tokens[position:end], blocks, Outputs.ALL, None if position else sampling)
-            outcome = self.step([replace(run, follows=follows)])[999]
+            outcome = self.step([structs.replace(run, follows=follows)])[999]
             assert not outcome.error
             scores += outcome.prompt
             if end == len(tokens):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import queue
+import threading
 import time
 from dataclasses import dataclass
 
@@ -14,17 +15,19 @@ from potluck.models.spec_codec import pack_spec
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.channel import PROTOCOL, open_channel, worker_stub
 from potluck.proto.frames import Kind, read_fault, read_result, step_frame
-from potluck.proto.link import Link, LinkTarget
+from potluck.proto.link import LinkTarget
+from potluck.proto.open_link import open_link
 from potluck.proto.step import Outputs, Run, Sampling, Step
 
 TOKEN = "t" * 32
+PROMPT = [5, 9, 17, 33, 2, 8]
 BLOCK = 16
 
 
 class Worker:
-    """One process, its channel and stub."""
+    """One process, its channel and stub. With wire "grpc" its data port is ignored."""
 
-    def __init__(self, name, cache, memory=None, emulate=None):
+    def __init__(self, name, cache, memory=None, emulate=None, wire="tcp"):
         self.log = cache / f"{name}.log"
         text = json.dumps(emulate) if emulate else None
         launch = WorkerLaunch(name, str(cache / name), memory=memory, emulate=text, log=str(self.log))
@@ -32,6 +35,8 @@ class Worker:
         self.name, self.address, self.pid = name, self.process.address, self.process.pid
         self.channel = open_channel(self.address, TOKEN)
         self.stub = worker_stub(self.channel)
+        hello = self.stub.Hello(pb.HelloRequest(protocol=PROTOCOL), timeout=5)
+        self.data_port = hello.data_port if wire == "tcp" else 0
 
     def load(self, assignment):
         """All progress messages of a Load."""
@@ -66,7 +71,7 @@ class Model:
             windows=windows,
             kv_blocks=32,
             block_size=BLOCK,
-            peers=[pb.Peer(node=worker.name, address=worker.address) for worker in workers],
+            peers=[pb.Peer(node=one.name, address=one.address, data_port=one.data_port) for one in workers],
             checkpoint_allowed=True,
             max_rows=64,
         )
@@ -105,8 +110,10 @@ class Client:
         self.links = [self._link(worker) for worker in workers]
 
     def _link(self, worker):
-        target = LinkTarget("engine", worker.name, worker.address, TOKEN, self.epoch, "coordinator")
-        return Link(target, self.inbox.put, lambda *what: self.inbox.put(Broken(*what)))
+        target = LinkTarget(
+            "engine", worker.name, worker.address, TOKEN, self.epoch, "coordinator", data_port=worker.data_port
+        )
+        return open_link(target, self.inbox.put, lambda *what: self.inbox.put(Broken(*what)))
 
     def send(self, runs, dropped=()):
         self.number += 1
@@ -137,6 +144,30 @@ class Client:
     def close(self):
         for link in self.links:
             link.close()
+
+
+class Neighbour:
+    """Someone else's epoch on the same worker, generating all the time."""
+
+    def __init__(self, client, expected):
+        self.rounds, self.wrong = 0, []
+        self._client, self._expected, self._over = client, expected, threading.Event()
+        self._thread = threading.Thread(target=self._generate)
+        self._thread.start()
+
+    def _generate(self):
+        while not self._over.is_set() and not self.wrong:
+            try:
+                tokens = self._client.generate(PROMPT, 4)
+            except (queue.Empty, AttributeError) as error:
+                tokens = error
+            self.rounds += 1
+            if tokens != self._expected:
+                self.wrong.append(tokens)
+
+    def end(self):
+        self._over.set()
+        self._thread.join(20)
 
 
 @contextlib.contextmanager

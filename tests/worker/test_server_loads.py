@@ -1,9 +1,9 @@
 """Assignments as a stranger might make them: each is refused by name or loaded, and never ends in a Python error."""
 
 import grpc
-import msgpack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import msgpack
 
 from potluck.proto import cluster_pb2 as pb
 
@@ -61,13 +61,13 @@ def test_malformed_assignments(two_workers, served, epochs, changes):
 def test_malformed_model_specs(two_workers, served, epochs, data):
     worker = two_workers[1]
     assignment = served.whole(next(epochs), worker)
-    spec = msgpack.unpackb(assignment.spec)
+    spec = msgpack.decode(assignment.spec)
     target = data.draw(st.sampled_from([spec, spec["layers"][0], spec["layers"][0]["rope"]]))
     field = data.draw(st.sampled_from(sorted(target)))
     target[field] = data.draw(
         st.sampled_from([0, 1, -1, 7, 2**31, 2**62, 1.5, float("nan"), "", "x", None, True, [], {}])
     )
-    assignment.spec = msgpack.packb(spec)
+    assignment.spec = msgpack.encode(spec)
     try:
         worker.load(assignment)
     except grpc.RpcError as error:

@@ -16,6 +16,8 @@ from potluck.proto.link import LinkError
 from potluck.proto.step import Outputs, Run, Sampling, Step
 
 PROMPT = [5, 9, 17, 33, 2, 8]
+BOTH_WIRES = pytest.mark.parametrize("two_workers", ["tcp", "grpc"], indirect=True)
+EITHER_WIRE = pytest.mark.parametrize("wire", ["tcp", "grpc"])
 
 
 def load_halves(served, epoch, first, second, **options):
@@ -34,6 +36,7 @@ def link(worker, node):
     return found.frames, found.payload_bytes, found.header_bytes
 
 
+@BOTH_WIRES
 @pytest.mark.parametrize("head_first", [False, True])
 def test_the_text_and_every_byte(two_workers, processes, served, epochs, tiny_oracle, head_first):
     first, second = two_workers
@@ -60,6 +63,7 @@ def test_the_text_and_every_byte(two_workers, processes, served, epochs, tiny_or
     release(epoch, first, second)
 
 
+@BOTH_WIRES
 def test_large_steps_travel_in_parts(two_workers, processes, tiny_model, epochs, tiny_oracle):
     first, second = two_workers
     wide, epoch = processes.Model(tiny_model("llama2", 2, hidden_size=1024)), next(epochs)
@@ -80,6 +84,7 @@ def test_large_steps_travel_in_parts(two_workers, processes, tiny_model, epochs,
     release(epoch, first)
 
 
+@BOTH_WIRES
 def test_a_step_that_cannot_be_ends_the_epoch_and_no_other(two_workers, processes, served, epochs):
     first, second = two_workers
     bad, good = next(epochs), next(epochs)
@@ -97,8 +102,9 @@ def test_a_step_that_cannot_be_ends_the_epoch_and_no_other(two_workers, processe
     release(good, first, second)
 
 
-def test_a_killed_worker_is_noticed_by_both_sides(processes, served, tmp_path):
-    with processes.running(*(processes.Worker(name, tmp_path) for name in "ab")) as (first, second):
+@EITHER_WIRE
+def test_a_killed_worker_is_noticed_by_both_sides(processes, served, tmp_path, wire):
+    with processes.running(*(processes.Worker(name, tmp_path, wire=wire) for name in "ab")) as (first, second):
         load_halves(served, 1, first, second)
         with processes.client(1, first, second) as client:
             client.generate(PROMPT, 2)
@@ -134,8 +140,9 @@ def test_the_end_of_a_worker(processes, served, tmp_path, how, when):
     worker.close()
 
 
-def test_a_stopped_worker_holds_nobody_up(processes, served, tmp_path):
-    with processes.running(processes.Worker("a", tmp_path)) as (worker,):
+@EITHER_WIRE
+def test_a_stopped_worker_holds_nobody_up(processes, served, tmp_path, wire):
+    with processes.running(processes.Worker("a", tmp_path, wire=wire)) as (worker,):
         worker.load(served.whole(1, worker))
         with processes.client(1, worker) as client:
             client.generate(PROMPT, 1)
@@ -151,9 +158,10 @@ def test_a_stopped_worker_holds_nobody_up(processes, served, tmp_path):
         assert worker.process.stop() == 0
 
 
-def test_a_flood_is_held_up_not_stored(processes, served, tmp_path):
+@EITHER_WIRE
+def test_a_flood_is_held_up_not_stored(processes, served, tmp_path, wire):
     # Thousands of times slower than this machine: the first step takes longer than the test.
-    with processes.running(processes.Worker("a", tmp_path, emulate={"slow_down": 1e5})) as (worker,):
+    with processes.running(processes.Worker("a", tmp_path, emulate={"slow_down": 1e5}, wire=wire)) as (worker,):
         worker.load(served.whole(1, worker))
         resident = psutil.Process(worker.pid).memory_info().rss
         with processes.client(1, worker) as client:

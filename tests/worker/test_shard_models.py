@@ -1,11 +1,11 @@
 """The two real models against transformers: float32 text, bfloat16 choices, log-probabilities."""
 
 import math
-from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from potluck.models.tokenizer import load_tokenizer
 from potluck.proto.step import Outputs, Run

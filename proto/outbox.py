@@ -1,0 +1,132 @@
+"""What leaves through one socket: at once where the way is free, else through a bounded queue and a thread."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from potluck.proto.frames import Frame, pack_parts
+from potluck.proto.link import CAPACITY, LinkError, Tally
+from potluck.proto.shaper import DelayLine, Shape, wait_until
+from potluck.proto.tcp import PREFIX
+
+_LOOK_SECONDS = 0.1  # how often a sender held up by a full queue looks whether the socket still stands
+Buffer = bytes | memoryview
+
+
+class _Queued(NamedTuple):
+    due: float
+    buffers: Sequence[Buffer]
+
+
+class Outbox:
+    """Sends frames in order. An unshaped one hands a frame to the kernel in the caller's own thread: on a processor
+    that has slept, waking another thread costs more than the whole rest of a small hop."""
+
+    def __init__(self, shape: Shape, on_broken: Callable[[str], None]) -> None:
+        """Frames queue until `open`. `on_broken` is told once, in one line, when the socket takes no more."""
+        self.tally = Tally()
+        self._line, self._shaped = DelayLine(shape), not shape.is_off
+        self._on_broken = on_broken
+        self._socket: socket.socket | None = None
+        self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(CAPACITY)
+        self._sending = threading.Lock()
+        self._counting = threading.Lock()
+        self._waiting = 0
+        self._over = ""
+        self._thread: threading.Thread | None = None
+
+    def open(self, sock: socket.socket) -> None:
+        """Send through this socket from now on."""
+        self._socket = sock
+        self._thread = threading.Thread(target=self._work, args=(sock,), name="outbox", daemon=True)
+        self._thread.start()
+
+    def send(self, frame: Frame, timeout: float) -> None:
+        """Send or queue a frame; waits while the queue is full.
+
+        Raises:
+            LinkError: the outbox is over, or the queue stayed full for `timeout` seconds.
+        """
+        with self._sending:
+            for header, payload in pack_parts(frame):
+                if self._over:
+                    raise LinkError(self._over)
+                rest: Sequence[Buffer] = [PREFIX.pack(len(header), len(payload)), header, payload]
+                if self._socket is not None and not self._shaped and self._waiting == 0:
+                    rest = self._send_now(self._socket, rest)
+                self.tally.sent(len(payload), len(header), self._enqueue(rest, timeout) if rest else 0.0)
+
+    def end(self, reason: str, last: bytes = b"") -> None:
+        """Take no more frames; the thread ends when what is queued, and then `last`, has been sent."""
+        if not self._over:
+            self._over = reason
+            if last:
+                self._queue.put(_Queued(0.0, [last]))
+            self._queue.put(None)
+
+    def join(self, grace: float) -> None:
+        """Wait until everything has been sent, for `grace` seconds at most."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(grace)
+
+    def _enqueue(self, buffers: Sequence[Buffer], timeout: float) -> float:
+        """Queue what is left of a part; how long there was no room."""
+        begun = time.monotonic()
+        due = self._line.due(sum(map(len, buffers)), begun)
+        while not self._room.acquire(timeout=_LOOK_SECONDS):
+            if self._over:
+                raise LinkError(self._over)
+            if (waited := time.monotonic() - begun) >= timeout:
+                raise LinkError(f"took no frame for {waited:.1f} s")
+        with self._counting:
+            self._waiting += 1
+        self._queue.put(_Queued(due, buffers))
+        return time.monotonic() - begun
+
+    def _send_now(self, sock: socket.socket, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
+        """What the kernel would not take without waiting."""
+        try:
+            sent = sock.sendmsg(buffers, [], socket.MSG_DONTWAIT)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._break(error)
+            raise LinkError(self._over) from None
+        return _after(buffers, sent)
+
+    def _work(self, sock: socket.socket) -> None:
+        while (item := self._queue.get()) is not None:
+            begun = time.monotonic()
+            wait_until(item.due)
+            try:
+                for buffer in item.buffers:
+                    sock.sendall(buffer)
+            except OSError as error:
+                self._break(error)
+                return
+            self.tally.transferred(time.monotonic() - begun)
+            with self._counting:
+                self._waiting -= 1
+            self._room.release()
+
+    def _break(self, error: OSError) -> None:
+        if not self._over:
+            self._over = f"is broken ({error.strerror or error})"
+            self._queue.put(None)
+            self._on_broken(error.strerror or str(error))
+
+
+def _after(buffers: Sequence[Buffer], sent: int) -> Sequence[Buffer]:
+    """The buffers without their first `sent` bytes."""
+    rest: list[Buffer] = []
+    for buffer in buffers:
+        if sent < len(buffer):
+            rest.append(buffer[sent:])
+        sent = max(0, sent - len(buffer))
+    return rest
