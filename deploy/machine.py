@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from potluck.deploy.emulate import Machine
@@ -40,6 +41,11 @@ def native_dtype() -> str:
         return "bfloat16" if asked.stdout.strip() == "1" else "float32"
     words = set(_cpu_lines(("flags", "Features")).split())
     return "bfloat16" if words & {"avx512_bf16", "amx_bf16", "bf16"} else "float32"
+
+
+def can_multiply_quantized() -> bool:
+    """Whether this installation has the extension for quantised weights. Loads no torch."""
+    return find_spec("potluck.kernels._native") is not None
 
 
 def measure_machine(cache: Path) -> Machine:

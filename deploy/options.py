@@ -17,6 +17,7 @@ class DType(StrEnum):
     AUTO = "auto"
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    QUANTIZED = "quantized"
 
 
 class WireName(StrEnum):
@@ -46,7 +47,12 @@ Address = Annotated[
 ]
 ComputeType = Annotated[
     DType,
-    typer.Option("--dtype", help="auto: bfloat16 where the processor is built for it.", rich_help_panel=_PLACING),
+    typer.Option(
+        "--dtype",
+        help="quantized: weights of 4 to 8 bits stay as the model's file has them. auto: that if it has such, else "
+        "bfloat16 where the processor is built for it, else float32.",
+        rich_help_panel=_PLACING,
+    ),
 ]
 Rounds = Annotated[
     int,

@@ -11,7 +11,7 @@ from potluck.coordinator.ray_fabric import RayFabric
 from potluck.coordinator.serving import Wire
 from potluck.deploy.emulate import Emulation, emulate, time_scale
 from potluck.deploy.fleet_files import read_fleet
-from potluck.deploy.machine import measure_machine, native_dtype
+from potluck.deploy.machine import can_multiply_quantized, measure_machine, native_dtype
 from potluck.models.open import open_checkpoint, read_spec
 from potluck.models.source import ModelPath
 from potluck.models.spec import ModelSpec
@@ -55,11 +55,16 @@ def context_of(spec: ModelSpec, wish: Wish) -> int:
     return wish.context or min(spec.context, _CONTEXT)
 
 
+def auto_dtype(spec: ModelSpec) -> str:
+    """What `--dtype auto` means for a model: its weights as they are stored where that can be computed with."""
+    return "quantized" if spec.encodings and can_multiply_quantized() else native_dtype()
+
+
 def goal_of(spec: ModelSpec, name: str, wish: Wish) -> Goal:
     """What the planner plans for."""
     context = context_of(spec, wish)
     return Goal(
-        dtype=native_dtype() if wish.dtype == "auto" else wish.dtype,
+        dtype=auto_dtype(spec) if wish.dtype == "auto" else wish.dtype,
         kv_tokens=wish.kv_tokens or min(4 * context, max(context, _KV_TOKENS)),
         rounds=wish.rounds,
         spread="fewest" if wish.fewest else "all",

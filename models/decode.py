@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,18 @@ from potluck.models.checkpoint import CheckpointError, TensorEntry
 from potluck.models.encodings import encoded_bytes
 
 _Floats = npt.NDArray[np.float32]
+_Number = TypeVar("_Number", np.float32, np.uint8)
+# Bytes of a block and where its half-precision numbers stand.
+_SCALES = {
+    "Q4_0": (18, (0,)),
+    "Q4_1": (20, (0, 2)),
+    "Q5_0": (22, (0,)),
+    "Q5_1": (24, (0, 2)),
+    "Q8_0": (34, (0,)),
+    "Q4_K": (144, (0, 2)),
+    "Q5_K": (176, (0, 2)),
+    "Q6_K": (210, (208,)),
+}
 
 
 def decode(entry: TensorEntry, raw: memoryview | bytes) -> torch.Tensor:
@@ -40,16 +52,44 @@ def decode(entry: TensorEntry, raw: memoryview | bytes) -> torch.Tensor:
     return torch.from_numpy(values)
 
 
+def stored_rows(entry: TensorEntry, raw: memoryview | bytes) -> torch.Tensor:
+    """The blocks of a quantised matrix as they are stored, in the decoder's order of rows.
+
+    Returns:
+        uint8 (rows, bytes of a row), read-only or in memory of its own.
+
+    Raises:
+        CheckpointError: length, encoding and shape disagree, the encoding is not one that is multiplied as it is, or a
+            scale is not finite.
+    """
+    _check_length(entry, raw)
+    if entry.encoding not in _SCALES or entry.transform == "plus_one":
+        raise CheckpointError(f"tensor {entry.key} in {entry.encoding} cannot be multiplied as it is stored")
+    rows = np.frombuffer(raw, dtype=np.uint8).reshape(entry.shape[0], -1)
+    size, places = _SCALES[entry.encoding]
+    blocks = rows.reshape(-1, size)
+    for place in places:
+        if not np.isfinite(np.ascontiguousarray(blocks[:, place : place + 2]).view("<f2")).all():
+            raise CheckpointError(f"tensor {entry.key} is damaged: a scale is not finite; download it again")
+    if entry.transform == "unpermute":
+        rows = _unpermuted(entry, rows)
+    return torch.from_numpy(rows if rows.flags.writeable else rows.copy())
+
+
 def _unpacked(entry: TensorEntry, raw: memoryview | bytes) -> _Floats:
+    _check_length(entry, raw)
+    # Damaged bytes may be scales of infinity; decode() finds them, numpy need not warn.
+    with np.errstate(all="ignore"):
+        return _numbers(entry, np.frombuffer(raw, dtype=np.uint8)).reshape(entry.shape)
+
+
+def _check_length(entry: TensorEntry, raw: memoryview | bytes) -> None:
     try:
         wanted = encoded_bytes(entry.encoding, entry.shape)
     except ValueError as error:
         raise CheckpointError(f"tensor {entry.key}: {error}") from None
     if len(raw) != wanted:
         raise CheckpointError(f"tensor {entry.key} has {len(raw)} bytes, {entry.encoding} of its shape takes {wanted}")
-    # Damaged bytes may be scales of infinity; decode() finds them, numpy need not warn.
-    with np.errstate(all="ignore"):
-        return _numbers(entry, np.frombuffer(raw, dtype=np.uint8)).reshape(entry.shape)
 
 
 def _numbers(entry: TensorEntry, data: npt.NDArray[np.uint8]) -> _Floats:
@@ -66,7 +106,7 @@ def _numbers(entry: TensorEntry, data: npt.NDArray[np.uint8]) -> _Floats:
     return numbers
 
 
-def _unpermuted(entry: TensorEntry, values: _Floats) -> _Floats:
+def _unpermuted(entry: TensorEntry, values: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
     """Rows of a head lie as pairs (0, half, 1, half + 1, ...); put the halves one after the other again."""
     rows = values.shape[0]
     if entry.heads < 1 or rows % (2 * entry.heads):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
@@ -77,6 +77,8 @@ class ModelSpec:
         qk_norm: RMSNorm over each head of q and k before the rope (Qwen3, Gemma 3).
         post_norms: RMSNorm on the output of attention and FFN before the residual sum (Gemma 3).
         tied_head: the output head is the embedding matrix.
+        encodings: the matrices that the checkpoint stores in a format that is multiplied as it is, by tensor key
+            ("3.q"), each with that format. Decides how many bytes they take, never what is computed from them.
     """
 
     name: str
@@ -98,6 +100,7 @@ class ModelSpec:
     qk_norm: bool = False
     post_norms: bool = False
     tied_head: bool = False
+    encodings: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Refuse shapes that no computation could be right for.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from potluck.models.encodings import PACKED
 from potluck.models.rope import check_ropes
 from potluck.models.spec import LayerSpec, ModelSpec, Rope, RopeScaling
 
@@ -77,6 +79,8 @@ def _fits(value: object, hint: Any) -> bool:
         return number and (_positive(value) or (hint is int and value == 0))
     if isinstance(hint, type):
         return type(value) is hint
+    if get_origin(hint) is Mapping:
+        return isinstance(value, dict) and all(type(key) is str and value[key] in PACKED for key in value)
     choices = get_args(hint)
     if choices and all(isinstance(choice, str) for choice in choices):
         return value in choices

@@ -16,11 +16,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
+from potluck.models.encodings import packed_bytes
 from potluck.models.roles import NORMS, TensorKey, keys_of, shape_of
 from potluck.models.spec import ModelSpec, Part, PartKind
 from potluck.planner.fleet import Device
 
-ITEMSIZE = {"float32": 4, "bfloat16": 2}
+# Of hidden rows, KV and dense weights. "quantized" keeps the weights that the checkpoint stores in a format that is
+# multiplied as it is; everything else is as in bfloat16.
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "quantized": 2}
 _NORM_ITEMSIZE = 4
 
 
@@ -52,7 +55,10 @@ def itemsize(dtype: str) -> int:
 
 def tensor_bytes(spec: ModelSpec, key: TensorKey, dtype: str) -> int:
     """Bytes of one tensor in memory; norms are kept in float32 whatever the compute type."""
-    return prod(shape_of(spec, key.role)) * (_NORM_ITEMSIZE if key.role in NORMS else itemsize(dtype))
+    shape = shape_of(spec, key.role)
+    if dtype == "quantized" and (encoding := spec.encodings.get(str(key))):
+        return packed_bytes(encoding, shape)
+    return prod(shape) * (_NORM_ITEMSIZE if key.role in NORMS else itemsize(dtype))
 
 
 def weight_bytes(spec: ModelSpec, parts: Iterable[Part], dtype: str) -> int:

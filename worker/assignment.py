@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 
+from potluck.kernels.quantized import available
 from potluck.models.spec import ModelSpec
 from potluck.models.spec_codec import unpack_spec
 from potluck.proto import cluster_pb2 as pb
@@ -16,7 +17,7 @@ from potluck.proto.step import LARGEST, MAX_NAME, MAX_STAGES
 from potluck.worker.fetch import check_fingerprint
 from potluck.worker.shard import Shard, ShardConfig, Window
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "quantized": torch.bfloat16}
 _MAX_ROWS = 4096
 _MAX_BLOCK = 1024
 
@@ -80,7 +81,15 @@ def _config(assignment: pb.Assignment) -> ShardConfig:
         if not 0 < value <= most:
             raise FrameError(f"the assignment's {what} are {value}; possible: 1 to {most}")
     dtype, device = read_dtype(assignment.dtype), torch.device("cpu")
-    return ShardConfig(dtype, assignment.kv_blocks, assignment.block_size, assignment.max_rows, device)
+    quantized = assignment.dtype == "quantized"
+    if quantized and not available():
+        raise FrameError("this node's Potluck was installed without a C++ compiler; use --dtype bfloat16 or float32")
+    return ShardConfig(dtype, assignment.kv_blocks, assignment.block_size, assignment.max_rows, device, quantized)
+
+
+def wire_dtype(name: str) -> str:
+    """The type in which hidden rows travel."""
+    return str(read_dtype(name)).removeprefix("torch.")
 
 
 def _window(window: pb.Window, layers: int) -> Window:

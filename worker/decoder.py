@@ -2,10 +2,10 @@
 
 T = packed rows, D = hidden width, H and K = query and KV heads, E = width of a head, V = vocabulary.
 
-The residual stream inside a window, norms, rope and softmax are float32 in either compute type; products, KV and
-what goes over the wire are of the compute type. A float32 residual costs nothing, norms need it so. In bfloat16 it
-brings the log-probability of a token (SmolLM2, 1600 tokens of prose) from 0.054 to 0.042 nats around float32's (one
-standard deviation); transformers in bfloat16 is 0.057 around it.
+The residual stream inside a window, norms, rope and softmax are float32 in every compute type; products, KV and what
+goes over the wire are of the compute type. Products with weights that stay quantised take and give float32. A float32
+residual costs nothing, norms need it so. In bfloat16 it brings the log-probability of a token (SmolLM2, 1600 tokens of
+prose) from 0.054 to 0.042 nats around float32's (one standard deviation); transformers in bfloat16 is 0.057 around it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from potluck.kernels.rms_norm import head_norm, rms_norm
 from potluck.kernels.rotary import rotate
 from potluck.models.spec import LayerSpec, ModelSpec
 from potluck.worker.batch import Batch
-from potluck.worker.weights import HeadWeights, LayerWeights
+from potluck.worker.weights import Embedding, HeadWeights, LayerWeights, Product
 
 
-def embed(spec: ModelSpec, embedding_VD: torch.Tensor, tokens_T: torch.Tensor) -> torch.Tensor:
+def embed(spec: ModelSpec, embedding_VD: Embedding, tokens_T: torch.Tensor) -> torch.Tensor:
     """Embedded tokens, scaled where the model scales them: float32 (T, D)."""
-    x_TD = F.embedding(tokens_T, embedding_VD).float()
+    if isinstance(embedding_VD, torch.Tensor):
+        x_TD = F.embedding(tokens_T, embedding_VD).float()
+    else:
+        x_TD = embedding_VD.select(tokens_T)
     return x_TD if spec.embedding_scale == 1.0 else x_TD * spec.embedding_scale
 
 
@@ -47,24 +50,24 @@ class Layer:
     def forward(self, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The layer's output for the packed rows, float32 in and out; writes their keys and values."""
         spec, weights = self._spec, self._weights
-        attended = weights.output(self._attention(self._normed(x_TD, weights.attention_norm), batch))
+        attended = weights.output(self._attention(self._normed(x_TD, weights.attention_norm, weights.qkv), batch))
         if weights.attention_post_norm is not None:
             attended = rms_norm(attended, weights.attention_post_norm, spec.norm_eps, torch.float32)
         # The first sum is fresh memory, because x may be the caller's; the second may then go on top.
         x_TD = x_TD + attended
-        gate_up = weights.gate_up(self._normed(x_TD, weights.ffn_norm))
+        gate_up = weights.gate_up(self._normed(x_TD, weights.ffn_norm, weights.gate_up))
         out_TD = weights.down(gated(gate_up, spec.activation))
         if weights.ffn_post_norm is not None:
             out_TD = rms_norm(out_TD, weights.ffn_post_norm, spec.norm_eps, torch.float32)
         return x_TD.add_(out_TD)
 
-    def _normed(self, x_TD: torch.Tensor, weight_D: torch.Tensor) -> torch.Tensor:
-        return rms_norm(x_TD, weight_D, self._spec.norm_eps, self._pool_NS2KE.dtype)
+    def _normed(self, x_TD: torch.Tensor, weight_D: torch.Tensor, product: Product) -> torch.Tensor:
+        return rms_norm(x_TD, weight_D, self._spec.norm_eps, product.dtype)
 
     def _attention(self, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         spec, weights, pool = self._spec, self._weights, self._pool_NS2KE
         heads, turned = spec.heads, spec.heads + spec.kv_heads
-        qkv_TNE = weights.qkv(x_TD).view(len(x_TD), -1, spec.head_dim)
+        qkv_TNE = weights.qkv(x_TD).to(pool.dtype).view(len(x_TD), -1, spec.head_dim)
         qk_TNE = qkv_TNE[:, :turned]
         normed = qk_TNE if weights.qk_norm_NE is None else head_norm(qk_TNE, weights.qk_norm_NE, spec.norm_eps)
         qk_TNE.copy_(rotate(normed, *batch.rotary[self._layer.rope]))

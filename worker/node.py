@@ -15,15 +15,16 @@ from pathlib import Path
 import psutil
 import torch
 
+from potluck.kernels import quantized
 from potluck.models.checkpoint import Checkpoint, CheckpointError
-from potluck.models.decode import decode
+from potluck.models.decode import decode, stored_rows
 from potluck.models.open import UnsupportedModel, open_checkpoint
 from potluck.models.roles import TensorKey
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.link import LinkTarget
 from potluck.worker import probe
-from potluck.worker.assignment import read_assignment, read_dtype
+from potluck.worker.assignment import read_assignment, read_dtype, wire_dtype
 from potluck.worker.emulation import Emulation, Slowness
 from potluck.worker.epochs import Epoch, Epochs, Ways
 from potluck.worker.executor import Executor
@@ -64,6 +65,7 @@ class Node:
     def __init__(self, config: NodeConfig) -> None:
         self._threads = config.threads or psutil.cpu_count(logical=False) or 1
         torch.set_num_threads(self._threads)
+        quantized.set_threads(self._threads)
         self.epochs = Epochs()
         self.holder = Holder(open_checkpoint)
         self._config = config
@@ -159,7 +161,10 @@ class Node:
             done += entries[key].nbytes
             report(pb.LoadProgress(bytes_done=done, bytes_total=total, activity="decoding"))
 
-        shard.load(lambda key: decode(entries[key], checkpoint.raw(key)), on_tensor)
+        def stored(key: TensorKey) -> tuple[str, torch.Tensor]:
+            return entries[key].encoding, stored_rows(entries[key], checkpoint.raw(key))
+
+        shard.load(lambda key: decode(entries[key], checkpoint.raw(key)), on_tensor, stored)
 
     def _checkpoint(
         self, assignment: pb.Assignment, keys: Sequence[TensorKey], report: Callable[[pb.LoadProgress], None]
@@ -189,7 +194,7 @@ class Node:
         nexts = {w.stage: w.next_node for w in assignment.windows}
         others = set(nexts.values()) - {"", self._config.name}
         targets = {node: self._target(peers[node], assignment.epoch) for node in others}
-        ways = Ways(nexts, targets, assignment.dtype, hidden, assignment.max_rows)
+        ways = Ways(nexts, targets, wire_dtype(assignment.dtype), hidden, assignment.max_rows)
         return Epoch(assignment.epoch, shard, ways)
 
     def _target(self, peer: pb.Peer, epoch: int) -> LinkTarget:

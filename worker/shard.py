@@ -20,7 +20,7 @@ from potluck.worker.batch import Batch, BatchBuilder
 from potluck.worker.decoder import Layer, embed, logits
 from potluck.worker.kv import BlockTables, KvShape, new_pools
 from potluck.worker.sampler import Sampler
-from potluck.worker.weights import HeadWeights, Read, WeightReader, bytes_of
+from potluck.worker.weights import Embedding, HeadWeights, Read, Stored, WeightReader, bytes_of
 
 _MOST_UNDERWAY = 256  # the coordinator keeps fewer steps in flight
 
@@ -45,13 +45,17 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class ShardConfig:
-    """Compute type, KV size and the most rows of a step."""
+    """Compute type, KV size and the most rows of a step.
+
+    `quantized`: weights that the checkpoint stores in a format that is multiplied as it is stay so.
+    """
 
     dtype: torch.dtype
     kv_blocks: int
     block_size: int
     max_rows: int
     device: torch.device
+    quantized: bool = False
 
     @property
     def kv_shape(self) -> KvShape:
@@ -81,7 +85,7 @@ class Shard:
         self._tables = BlockTables(config.kv_shape)
         self._underway: dict[int, _Underway] = {}
         self._number = 0
-        self._embedding: torch.Tensor | None = None
+        self._embedding: Embedding | None = None
         self._layers: dict[int, Layer] = {}
         self._head: HeadWeights | None = None
         self._sampler = Sampler(spec.vocab, self._logits)
@@ -93,7 +97,7 @@ class Shard:
     def required_bytes(spec: ModelSpec, windows: Sequence[Window], config: ShardConfig) -> tuple[int, int]:
         """Bytes of weights and of KV that a shard of these windows allocates."""
         kv = len(list(_layers(windows))) * config.kv_shape.bytes_per_layer(spec, config.dtype)
-        return bytes_of(spec, _keys(spec, windows), config.dtype), kv
+        return bytes_of(spec, _keys(spec, windows), config.dtype, config.quantized), kv
 
     @property
     def weight_bytes(self) -> int:
@@ -110,14 +114,17 @@ class Shard:
         return _keys(self._spec, list(self._windows.values()))
 
     @torch.inference_mode()
-    def load(self, read: Read, on_tensor: Callable[[TensorKey], None]) -> None:
+    def load(self, read: Read, on_tensor: Callable[[TensorKey], None], stored: Stored | None = None) -> None:
         """Read all tensors (float32, any order of calls), convert and place them; allocate KV.
+
+        `stored` reads quantised matrices as they are; a shard that keeps them needs it.
 
         Raises:
             WeightError: a tensor's shape contradicts the model spec.
         """
         config, windows = self._config, list(self._windows.values())
-        reader = WeightReader(self._spec, config.dtype, config.device, (read, on_tensor))
+        source = (read, on_tensor, stored if config.quantized else None)
+        reader = WeightReader(self._spec, config.dtype, config.device, source)
         if any(window.embedding for window in windows):
             self._embedding = reader.embedding()
         like = torch.empty(0, dtype=config.dtype, device=config.device)

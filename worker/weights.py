@@ -8,10 +8,16 @@ from dataclasses import dataclass
 import torch
 
 from potluck.kernels.linear import Linear
+from potluck.kernels.quantized import PackedMatrix, QuantizedLinear
+from potluck.models.encodings import packed_bytes
 from potluck.models.roles import Role, TensorKey, shape_of
 from potluck.models.spec import ModelSpec
 
 Read = Callable[[TensorKey], torch.Tensor]
+# A quantised matrix as the checkpoint stores it: its encoding, and the blocks of its rows.
+Stored = Callable[[TensorKey], tuple[str, torch.Tensor]]
+Embedding = torch.Tensor | PackedMatrix
+Product = Linear | QuantizedLinear
 
 _NORMS = frozenset(
     {
@@ -35,10 +41,13 @@ def weight_dtype(role: Role, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if role in _NORMS else dtype
 
 
-def bytes_of(spec: ModelSpec, keys: Iterable[TensorKey], dtype: torch.dtype) -> int:
-    """Bytes that these tensors take in memory."""
+def bytes_of(spec: ModelSpec, keys: Iterable[TensorKey], dtype: torch.dtype, quantized: bool = False) -> int:
+    """Bytes that these tensors take in memory; `quantized`: those that can be are kept as they are stored."""
     total = 0
     for key in keys:
+        if quantized and (encoding := spec.encodings.get(str(key))):
+            total += packed_bytes(encoding, shape_of(spec, key.role))
+            continue
         numbers = 1
         for size in shape_of(spec, key.role):
             numbers *= size
@@ -51,11 +60,11 @@ class LayerWeights:
     """One layer. `qkv` and `gate_up` are fused; `qk_norm_NE` holds a row per query and key head."""
 
     attention_norm: torch.Tensor
-    qkv: Linear
-    output: Linear
+    qkv: Product
+    output: Product
     ffn_norm: torch.Tensor
-    gate_up: Linear
-    down: Linear
+    gate_up: Product
+    down: Product
     qk_norm_NE: torch.Tensor | None = None
     attention_post_norm: torch.Tensor | None = None
     ffn_post_norm: torch.Tensor | None = None
@@ -66,7 +75,7 @@ class HeadWeights:
     """The output norm and the output matrix."""
 
     norm: torch.Tensor
-    output: Linear
+    output: Product
 
 
 class WeightReader:
@@ -77,24 +86,29 @@ class WeightReader:
         spec: ModelSpec,
         dtype: torch.dtype,
         device: torch.device,
-        source: tuple[Read, Callable[[TensorKey], None]],
+        source: tuple[Read, Callable[[TensorKey], None], Stored | None],
     ) -> None:
-        """`source` is the reader of float32 tensors and what to call after each is placed."""
+        """`source` reads float32 tensors, is told after each is placed, and reads quantised matrices as they are
+        stored (None: everything is multiplied in the compute type)."""
         self._spec = spec
         self._dtype = dtype
         self._device = device
-        self._read, self._on_tensor = source
+        self._read, self._on_tensor, self._stored = source
 
-    def embedding(self) -> torch.Tensor:
+    def embedding(self) -> Embedding:
         """The embedding matrix (vocab, hidden)."""
-        return self._fused([TensorKey(Role.EMBEDDING)])
+        key = TensorKey(Role.EMBEDDING)
+        return self._packed(key) if self._keeps(key) else self._fused([key])
 
-    def head(self, embedding: torch.Tensor | None) -> HeadWeights:
+    def head(self, embedding: Embedding | None) -> HeadWeights:
         """The head. A tied head multiplies by `embedding` where the shard has it, unpacked: held once."""
-        norm = self._fused([TensorKey(Role.OUTPUT_NORM)])
-        if self._spec.tied_head and embedding is not None:
-            return HeadWeights(norm, Linear(embedding, pack=False))
-        return HeadWeights(norm, Linear(self._fused([TensorKey(_head_role(self._spec))])))
+        norm, key = self._fused([TensorKey(Role.OUTPUT_NORM)]), TensorKey(_head_role(self._spec))
+        tied = embedding if self._spec.tied_head else None
+        if isinstance(tied, torch.Tensor):
+            return HeadWeights(norm, Linear(tied, pack=False))
+        if self._keeps(key):
+            return HeadWeights(norm, QuantizedLinear([tied or self._packed(key)]))
+        return HeadWeights(norm, Linear(self._fused([key])))
 
     def layer(self, number: int) -> LayerWeights:
         """All tensors of one layer."""
@@ -114,10 +128,27 @@ class WeightReader:
     def _one(self, role: Role, layer: int) -> torch.Tensor:
         return self._fused([TensorKey(role, layer)])
 
-    def _linear(self, roles: tuple[Role, ...], layer: int, bias: bool) -> Linear:
-        weight = self._fused([TensorKey(role, layer) for role in roles])
+    def _linear(self, roles: tuple[Role, ...], layer: int, bias: bool) -> Product:
+        keys = [TensorKey(role, layer) for role in roles]
         biases = [TensorKey(Role(f"{role}_bias"), layer) for role in roles] if bias else []
+        if all(map(self._keeps, keys)):
+            pieces = [self._packed(key) for key in keys]
+            return QuantizedLinear(pieces, self._fused(biases) if biases else None)
+        weight = self._fused(keys)
         return Linear(weight, self._fused(biases) if biases else None)
+
+    def _keeps(self, key: TensorKey) -> bool:
+        return self._stored is not None and str(key) in self._spec.encodings
+
+    def _packed(self, key: TensorKey) -> PackedMatrix:
+        if self._stored is None:
+            raise WeightError(f"nothing reads {key} as it is stored")
+        (encoding, blocks_OB), shape = self._stored(key), shape_of(self._spec, key.role)
+        if encoding != self._spec.encodings[str(key)] or blocks_OB.shape[0] != shape[0]:
+            raise WeightError(f"tensor {key} is stored in another format than the plan was made for; plan again")
+        packed = PackedMatrix(encoding, blocks_OB, shape[1])
+        self._on_tensor(key)
+        return packed
 
     def _qk_norm(self, layer: int) -> torch.Tensor:
         heads, kv_heads = self._spec.heads, self._spec.kv_heads

@@ -33,6 +33,14 @@ SHORT = RopeScaling("factors", 1.0, factors=(1.0, 2.0))
 
 def test_round_trip():
     assert unpack_spec(pack_spec(SPEC)) == SPEC
+    quantised = replace(SPEC, encodings={"0.q": "Q4_K", "embedding": "Q8_0"})
+    assert unpack_spec(pack_spec(quantised)) == quantised
+
+
+@pytest.mark.parametrize("encodings", [{"0.q": "Q9_9"}, {"0.q": 4}, {3: "Q4_0"}, ["Q4_0"], None])
+def test_encodings_that_are_none(encodings):
+    with pytest.raises(ValueError, match="model spec"):
+        unpack_spec(msgpack.encode({**asdict(SPEC), "encodings": encodings}))
 
 
 @pytest.mark.parametrize("family", ["llama3", "yarn", "mistral", "gemma3"])

@@ -12,6 +12,7 @@ from potluck.coordinator.api.app import create_app
 from potluck.coordinator.api.options import ApiOptions
 from potluck.coordinator.api.server import bind, serve_app
 from potluck.coordinator.metrics import Metrics
+from potluck.kernels import quantized
 from potluck.models.tokenizer import load_tokenizer
 
 PROSE = """A market is a place where people who have too much of one thing meet people who have too little of it. The
@@ -57,21 +58,36 @@ def perplexity(logprobs):
 
 @pytest.fixture(scope="module")
 def reference(real):
-    """The text's tokens, and its perplexity in transformers."""
-    files, oracle = real("smollm2")
-    tokenizer = load_tokenizer(Path(files.path))
-    ids = tokenizer.encode_prompt(TEXT)
-    tokenizer.close()
-    wanted = oracle.logprobs(ids)
-    return ids, perplexity([float(wanted[place, token]) for place, token in enumerate(ids[1:])])
+    """reference(name) -> the text's tokens, and its perplexity in transformers with the de-quantised weights."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            files, oracle = real(name)
+            tokenizer = load_tokenizer(Path(files.path))
+            ids = tokenizer.encode_prompt(TEXT)
+            tokenizer.close()
+            wanted = oracle.logprobs(ids)
+            made[name] = ids, perplexity([float(wanted[place, token]) for place, token in enumerate(ids[1:])])
+        return made[name]
+
+    return make
 
 
 @pytest.mark.parametrize(
-    ("nodes", "rounds", "dtype", "allowed"),
-    [(1, 1, "float32", 0.001), (5, 2, "float32", 0.001), (3, 2, "bfloat16", 0.005)],
+    ("name", "nodes", "rounds", "dtype", "allowed"),
+    [
+        ("smollm2", 1, 1, "float32", 0.001),
+        ("smollm2", 5, 2, "float32", 0.001),
+        ("smollm2", 3, 2, "bfloat16", 0.005),
+        ("smollm2", 3, 2, "quantized", 0.005),
+        ("gemma3", 2, 1, "quantized", 0.005),
+    ],
 )
-def test_perplexity_is_that_of_transformers(rig, real, reference, nodes, rounds, dtype, allowed):
-    files, _ = real("smollm2")
+def test_perplexity_is_that_of_transformers(rig, real, reference, name, nodes, rounds, dtype, allowed):
+    if dtype == "quantized" and not quantized.available():
+        pytest.skip("Potluck was installed without its C++ extension")
+    files, _ = real(name)
     tokenizer = load_tokenizer(Path(files.path))
     served = Served(rig.serve(files, rig.plan_for(files, nodes, rounds, dtype)), tokenizer)
     try:
@@ -83,7 +99,7 @@ def test_perplexity_is_that_of_transformers(rig, real, reference, nodes, rounds,
         served.close()
         tokenizer.close()
     scores = answer.choices[0].logprobs.token_logprobs
-    ids, wanted = reference
+    ids, wanted = reference(name)
     assert len(scores) == len(ids)
     assert scores[0] is None
     assert perplexity(scores[1:]) == pytest.approx(wanted, rel=allowed)

@@ -1,0 +1,181 @@
+// AVX-512 with VNNI: 16 rows of weights at once, one row in each 32-bit lane, four columns a step.
+#include "formats.hpp"
+
+#if (defined(__x86_64__) || defined(_M_X64)) && (defined(__GNUC__) || defined(__clang__))
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c"))),              \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c")
+#endif
+
+namespace potluck {
+namespace {
+
+inline __m512 halves(const uint8_t* at) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+}
+
+inline __m512 bytes(const uint8_t* at) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))));
+}
+
+inline __m512 signed_bytes(const uint8_t* at) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))));
+}
+
+inline __m512i four(const int8_t* at) {
+    int32_t value;
+    std::memcpy(&value, at, 4);
+    return _mm512_set1_epi32(value);
+}
+
+// The numbers of a tile: eight steps of 16 rows x 4 columns.
+template <Kind K> inline void load(const uint8_t* tile, __m512i w[8]) {
+    constexpr Format f = format(K);
+    if constexpr (f.bits == 8) {
+        for (int s = 0; s < 8; ++s) w[s] = _mm512_loadu_si512(tile + 64 * s);
+        return;
+    }
+    const __m512i low = _mm512_set1_epi8(15);
+    for (int v = 0; v < 4; ++v) {
+        const __m512i both = _mm512_loadu_si512(tile + 64 * v);
+        w[2 * v] = _mm512_and_si512(both, low);
+        w[2 * v + 1] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+    }
+    for (int bit = 4; bit < f.bits; ++bit) {
+        const __m512i one = _mm512_set1_epi8(static_cast<char>(1 << bit));
+        for (int s = 0; s < 8; ++s) {
+            uint64_t mask;
+            std::memcpy(&mask, tile + 256 + 64 * (bit - 4) + 8 * s, 8);
+            w[s] = _mm512_mask_add_epi8(w[s], mask, w[s], one);
+        }
+    }
+}
+
+// N rows of activations against one group.
+template <Kind K, int N>
+void rows(const uint8_t* group, const Activations& x, int64_t first, float* y, int64_t stride, __mmask16 valid) {
+    constexpr Format f = format(K);
+    const int64_t tiles = x.columns / kTile;
+    __m512 sum[N], coarse = _mm512_setzero_ps(), coarse_minimum = _mm512_setzero_ps();
+    for (int n = 0; n < N; ++n) sum[n] = _mm512_setzero_ps();
+    const int8_t* q = x.q + first * x.columns;
+    const float* xs = x.scale + first * tiles;
+    const int32_t* sums = x.sums + first * 2 * tiles;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+        if constexpr (f.two_levels) {
+            if (tile % 8 == 0) {
+                coarse = halves(group);
+                if constexpr (f.minimum) coarse_minimum = halves(group + 2 * kRows);
+                group += super_bytes(f);
+            }
+        }
+        __m512i w[8];
+        load<K>(group, w);
+        const uint8_t* scales = group + plane_bytes(f);
+        __m512 scale, second = _mm512_setzero_ps();
+        if constexpr (!f.two_levels) {
+            scale = halves(scales);
+            if constexpr (f.minimum) second = halves(scales + 2 * kRows);
+        } else if constexpr (f.half_tiles) {
+            scale = _mm512_mul_ps(coarse, signed_bytes(scales));
+            second = _mm512_mul_ps(coarse, signed_bytes(scales + kRows));
+        } else {
+            scale = _mm512_mul_ps(coarse, bytes(scales));
+            second = _mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(coarse_minimum, bytes(scales + kRows)));
+        }
+        for (int n = 0; n < N; ++n) {
+            const int8_t* qn = q + n * x.columns + tile * kTile;
+            const int32_t s0 = sums[n * 2 * tiles + 2 * tile], s1 = sums[n * 2 * tiles + 2 * tile + 1];
+            const __m512 xn = _mm512_set1_ps(xs[n * tiles + tile]);
+            __m512i a = _mm512_set1_epi32(-f.offset * (f.half_tiles ? s0 : s0 + s1));
+            __m512i b = _mm512_set1_epi32(f.half_tiles ? -f.offset * s1 : 0);
+            for (int s = 0; s < 4; ++s) {
+                a = _mm512_dpbusd_epi32(a, w[s], four(qn + 4 * s));
+                b = _mm512_dpbusd_epi32(b, w[s + 4], four(qn + 16 + 4 * s));
+            }
+            if constexpr (f.half_tiles) {
+                const __m512 part =
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(b), second, _mm512_mul_ps(_mm512_cvtepi32_ps(a), scale));
+                sum[n] = _mm512_fmadd_ps(part, xn, sum[n]);
+            } else {
+                __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(a, b)), scale);
+                if constexpr (f.minimum)
+                    part = _mm512_fmadd_ps(_mm512_set1_ps(static_cast<float>(s0 + s1)), second, part);
+                sum[n] = _mm512_fmadd_ps(part, xn, sum[n]);
+            }
+        }
+        group += tile_bytes(f);
+    }
+    for (int n = 0; n < N; ++n) _mm512_mask_storeu_ps(y + (first + n) * stride, valid, sum[n]);
+}
+
+template <Kind K>
+void product(const uint8_t* group, const Activations& x, int64_t first, int64_t count, float* y, int64_t stride,
+             int64_t valid_rows) {
+    const __mmask16 valid = static_cast<__mmask16>((1u << valid_rows) - 1u);
+    for (; count >= 8; first += 8, count -= 8) rows<K, 8>(group, x, first, y, stride, valid);
+    if (count >= 4) {
+        rows<K, 4>(group, x, first, y, stride, valid);
+        first += 4, count -= 4;
+    }
+    if (count >= 2) {
+        rows<K, 2>(group, x, first, y, stride, valid);
+        first += 2, count -= 2;
+    }
+    if (count) rows<K, 1>(group, x, first, y, stride, valid);
+}
+
+void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t* sums) {
+    for (int64_t tile = 0; tile < columns / kTile; ++tile) {
+        const __m512 a = _mm512_loadu_ps(x + tile * kTile), b = _mm512_loadu_ps(x + tile * kTile + 16);
+        const float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+        const __m512 inverse = _mm512_set1_ps(most > 0.0f ? 127.0f / most : 0.0f);
+        scale[tile] = most / 127.0f;
+        const __m512i qa = _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse));
+        const __m512i qb = _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(q + tile * kTile), _mm512_cvtepi32_epi8(qa));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(q + tile * kTile + 16), _mm512_cvtepi32_epi8(qb));
+        sums[2 * tile] = _mm512_reduce_add_epi32(qa);
+        sums[2 * tile + 1] = _mm512_reduce_add_epi32(qb);
+    }
+}
+
+} // namespace
+
+const Backend* avx512_backend() {
+    static const Backend backend = {
+        "avx512",
+        {product<Kind::Q4_0>, product<Kind::Q4_1>, product<Kind::Q5_0>, product<Kind::Q5_1>, product<Kind::Q8_0>,
+         product<Kind::Q4_K>, product<Kind::Q5_K>, product<Kind::Q6_K>},
+        quantize,
+    };
+    __builtin_cpu_init();
+    const bool can = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                     __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("f16c");
+    return can ? &backend : nullptr;
+}
+
+} // namespace potluck
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#else
+
+namespace potluck {
+const Backend* avx512_backend() { return nullptr; }
+} // namespace potluck
+
+#endif

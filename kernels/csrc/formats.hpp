@@ -1,0 +1,93 @@
+// How quantised weights lie in memory once packed, and how they lie in GGUF files.
+//
+// Packed: rows in groups of 16, columns in tiles of 32. A tile holds, for its 16 rows, the low four bits of every
+// weight (256 bytes), then its higher bits, then its scales. Bytes stand in the order in which a dot product of four
+// neighbours at a time reads them: step s takes columns 4 s to 4 s + 3, and byte 4 r + k of a step is row r, column
+// 4 s + k. Two steps share 64 bytes: the even one has the low nibbles. Formats with two levels of scales put those of
+// 256 columns in front of every eight tiles. No number is rounded on the way: q, scales and minima are the file's own.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace potluck {
+
+constexpr int kRows = 16;
+constexpr int kTile = 32;
+
+enum class Kind : int { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, Count };
+
+struct Format {
+    int bits;          // of a weight's number q, which is never negative here
+    int offset;        // weight = scale * (q - offset) [+ minimum]
+    bool minimum;      // whether there is one
+    bool two_levels;   // scales are 8-bit numbers times one of 256 columns
+    int block_columns; // of GGUF
+    int block_bytes;
+    bool half_tiles;   // a scale for every 16 columns instead of 32
+};
+
+constexpr Format kFormats[static_cast<int>(Kind::Count)] = {
+    {4, 8, false, false, 32, 18, false},   // Q4_0
+    {4, 0, true, false, 32, 20, false},    // Q4_1
+    {5, 16, false, false, 32, 22, false},  // Q5_0
+    {5, 0, true, false, 32, 24, false},    // Q5_1
+    {8, 128, false, false, 32, 34, false}, // Q8_0
+    {4, 0, true, true, 256, 144, false},   // Q4_K
+    {5, 0, true, true, 256, 176, false},   // Q5_K
+    {6, 32, false, true, 256, 210, true},  // Q6_K
+};
+
+constexpr Format format(Kind kind) { return kFormats[static_cast<int>(kind)]; }
+
+// Bytes of a tile's planes: 256 for four bits, and 64 (one bit of each weight) for every bit above; eight bits lie plain.
+constexpr int plane_bytes(Format f) { return f.bits == 8 ? 512 : 256 + (f.bits - 4) * 64; }
+
+// One level: half-precision scales, then minima. Two: a byte per scale, and a byte per minimum or second half's scale.
+constexpr int scale_bytes(Format f) {
+    if (f.two_levels) return 2 * kRows;
+    return f.minimum ? 4 * kRows : 2 * kRows;
+}
+
+constexpr int tile_bytes(Format f) { return plane_bytes(f) + scale_bytes(f); }
+
+// Half-precision scale, and for those that have one, minimum, of 256 columns.
+constexpr int super_bytes(Format f) { return !f.two_levels ? 0 : (f.minimum ? 4 * kRows : 2 * kRows); }
+
+constexpr size_t group_bytes(Format f, int64_t columns) {
+    const int64_t tiles = columns / kTile;
+    return static_cast<size_t>(tiles * tile_bytes(f) + (f.two_levels ? tiles / 8 * super_bytes(f) : 0));
+}
+
+inline size_t packed_bytes(Kind kind, int64_t rows, int64_t columns) {
+    return group_bytes(format(kind), columns) * static_cast<size_t>((rows + kRows - 1) / kRows);
+}
+
+float half_to_float(uint16_t half);
+void pack(Kind kind, const uint8_t* blocks, int64_t rows, int64_t columns, uint8_t* packed);
+void unpack_row(Kind kind, const uint8_t* packed, int64_t columns, int64_t row, float* out);
+
+// Activations of T rows: signed bytes, one scale per 32 columns, and the sums of every 16 bytes.
+struct Activations {
+    const int8_t* q;     // (T, columns)
+    const float* scale;  // (T, columns / 32)
+    const int32_t* sums; // (T, columns / 16)
+    int64_t columns;
+};
+
+// y[t * stride + r] = x[t] . w[r] for `count` rows of activations and the 16 rows of one group.
+using GroupProduct = void (*)(const uint8_t* group, const Activations& x, int64_t first, int64_t count, float* y,
+                              int64_t stride, int64_t valid_rows);
+using Quantize = void (*)(const float* x, int64_t columns, int8_t* q, float* scale, int32_t* sums);
+
+struct Backend {
+    const char* name;
+    GroupProduct products[static_cast<int>(Kind::Count)];
+    Quantize quantize;
+};
+
+const Backend* generic_backend();
+const Backend* avx2_backend();
+const Backend* avx512_backend();
+
+} // namespace potluck

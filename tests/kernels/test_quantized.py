@@ -1,0 +1,122 @@
+"""Products with packed weights, on every backend this machine has, against the de-quantised weights in float64."""
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+
+from potluck.kernels import quantized
+from potluck.kernels.quantized import PackedMatrix, QuantizedLinear, can_pack, multiply_reference
+from potluck.models.encodings import packed_bytes
+
+pytestmark = pytest.mark.skipif(not quantized.available(), reason="Potluck was installed without its C++ extension")
+
+ENCODINGS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
+HALVES = {"Q4_K": (0, 4), "Q5_K": (0, 4), "Q6_K": (208, 210)}
+
+
+@pytest.fixture(params=["avx512", "avx2", "generic"])
+def backend(request):
+    if quantized.backend(request.param) is None:
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    quantized.backend()
+
+
+def stored(encoding, rows, columns, seed=0):
+    """GGUF blocks (rows, bytes) and the float32 weights they mean. The package packs no K-quants: those are random."""
+    rng = np.random.default_rng(seed)
+    kind = GGMLQuantizationType[encoding]
+    if encoding in HALVES:
+        block, size = GGML_QUANT_SIZES[kind]
+        blocks = rng.integers(0, 256, (rows * columns // block, size), dtype=np.uint8)
+        first, end = HALVES[encoding]
+        scales = (rng.random((len(blocks), (end - first) // 2)) * 0.02).astype(np.float16)
+        blocks[:, first:end] = scales.view(np.uint8)
+        blocks = blocks.reshape(rows, -1)
+    else:
+        blocks = quants.quantize(rng.standard_normal((rows, columns)).astype(np.float32), kind)
+    weights = quants.dequantize(blocks, kind)
+    return torch.from_numpy(blocks), torch.from_numpy(weights.reshape(rows, columns))
+
+
+def rows_of(count, columns, seed=1):
+    return torch.randn(count, columns, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("rows", [1, 15, 16, 40])
+def test_every_number_is_kept(encoding, rows):
+    blocks, weights = stored(encoding, rows, 512)
+    matrix = PackedMatrix(encoding, blocks, 512)
+    assert torch.equal(matrix.select(torch.arange(rows)), weights)
+    assert torch.equal(matrix.select(torch.tensor([rows - 1, 0, rows - 1])), weights[[-1, 0, -1]])
+    assert matrix.nbytes == packed_bytes(encoding, (rows, 512))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize(("rows", "columns", "count"), [(1, 256, 1), (17, 256, 3), (64, 768, 8), (31, 512, 29)])
+def test_the_product_is_that_of_the_weights(backend, encoding, rows, columns, count):
+    blocks, weights = stored(encoding, rows, columns)
+    x_TI = rows_of(count, columns)
+    found = QuantizedLinear([PackedMatrix(encoding, blocks, columns)])(x_TI)
+    wanted = multiply_reference(weights, x_TI)
+    assert ((found.double() - wanted).abs() <= 1e-6 * (x_TI.abs().double() @ weights.abs().double().T)).all()
+
+
+@pytest.mark.parametrize("columns", [32, 96, 576])
+def test_columns_that_are_no_multiple_of_256(backend, columns):
+    blocks, weights = stored("Q4_1", 48, columns)
+    x_TI = rows_of(5, columns)
+    found = QuantizedLinear([PackedMatrix("Q4_1", blocks, columns)])(x_TI)
+    assert torch.allclose(found.double(), multiply_reference(weights, x_TI), atol=1e-4)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_row_does_not_depend_on_its_company(backend, encoding):
+    matrix = PackedMatrix(encoding, stored(encoding, 48, 512)[0], 512)
+    linear, x_TI = QuantizedLinear([matrix]), rows_of(31, 512)
+    together = linear(x_TI)
+    assert all(torch.equal(linear(x_TI[i : i + 1])[0], together[i]) for i in range(31))
+
+
+def test_threads_change_nothing():
+    linear, x_TI = QuantizedLinear([PackedMatrix("Q4_K", stored("Q4_K", 640, 512)[0], 512)]), rows_of(40, 512)
+    alone = linear(x_TI)
+    try:
+        quantized.set_threads(3)
+        assert all(torch.equal(linear(x_TI), alone) for _ in range(20))
+    finally:
+        quantized.set_threads(1)
+
+
+def test_pieces_of_several_formats_with_a_bias():
+    pieces, weights = zip(*(stored(encoding, rows, 256) for encoding, rows in (("Q4_K", 20), ("Q6_K", 7))), strict=True)
+    bias = torch.randn(27)
+    packed = [PackedMatrix(name, blocks, 256) for name, blocks in zip(("Q4_K", "Q6_K"), pieces, strict=True)]
+    x_TI = rows_of(3, 256)
+    found = QuantizedLinear(packed, bias)(x_TI)
+    wanted = multiply_reference(torch.cat(weights), x_TI) + bias
+    assert torch.allclose(found.double(), wanted, atol=1e-4)
+
+
+def test_nothing_and_zeros():
+    linear = QuantizedLinear([PackedMatrix("Q5_0", stored("Q5_0", 16, 64)[0], 64)])
+    assert linear(torch.empty(0, 64)).shape == (0, 16)
+    assert not linear(torch.zeros(2, 64)).any()
+
+
+def test_what_cannot_be_packed_is_refused():
+    blocks, _ = stored("Q4_0", 4, 64)
+    with pytest.raises(ValueError, match="cannot be multiplied as they are"):
+        PackedMatrix("Q2_K", blocks, 64)
+    with pytest.raises(ValueError, match="take 54 bytes, not 36"):
+        PackedMatrix("Q4_0", blocks, 96)
+    matrix = PackedMatrix("Q4_0", blocks, 64)
+    for wrong in (4, -1):
+        with pytest.raises(IndexError, match="beyond the 4"):
+            matrix.select(torch.tensor([0, wrong]))
+    with pytest.raises(ValueError, match="does not fit"):
+        QuantizedLinear([matrix])(torch.zeros(1, 32))
+    assert not can_pack("Q4_K", (4, 576))
+    assert not can_pack("F16", (4, 64))
