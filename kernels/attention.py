@@ -9,7 +9,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from potluck.kernels.attention_plan import AttentionPlan, Chunk, DecodeGroup
+from potluck.kernels.attention_plan import AttentionPlan, Chunk, DecodeGroup, SingleRows
+from potluck.kernels.extension import float_bits, native, takes
+
+# Heads that the extension has code for.
+_WIDTHS = (16, 32, 64, 80, 96, 128, 256)
 
 
 def write_kv(pool_NS2KE: torch.Tensor, slots_T: torch.Tensor, kv_T2KE: torch.Tensor) -> None:
@@ -20,6 +24,11 @@ def write_kv(pool_NS2KE: torch.Tensor, slots_T: torch.Tensor, kv_T2KE: torch.Ten
 def paged_attention(q_THE: torch.Tensor, pool_NS2KE: torch.Tensor, plan: AttentionPlan, scale: float) -> torch.Tensor:
     """softmax(scale q k) v for every row of the plan, softmax in float32: (T, H, E) in q's dtype."""
     groups = plan.groups
+    if plan.single is not None and _extension_takes(q_THE, pool_NS2KE):
+        out_THE = torch.empty_like(q_THE)
+        _attend_single(q_THE, pool_NS2KE, plan.single, out_THE, scale)
+        _attend_chunks(q_THE, pool_NS2KE, plan, out_THE, scale)
+        return out_THE
     if len(groups) == 1 and groups[0].rows_B is None:
         q, k, v = _decode_operands(q_THE, pool_NS2KE, groups[0])
         out = F.scaled_dot_product_attention(q, k, v, groups[0].mask_B11L, scale=scale)
@@ -29,12 +38,45 @@ def paged_attention(q_THE: torch.Tensor, pool_NS2KE: torch.Tensor, plan: Attenti
         q, k, v = _decode_operands(q_THE, pool_NS2KE, group)
         out = F.scaled_dot_product_attention(q, k, v, group.mask_B11L, scale=scale)
         _place(out_THE, out.reshape(group.size, *q_THE.shape[1:]), group)
+    _attend_chunks(q_THE, pool_NS2KE, plan, out_THE, scale)
+    return out_THE
+
+
+def _attend_chunks(
+    q_THE: torch.Tensor, pool_NS2KE: torch.Tensor, plan: AttentionPlan, out_THE: torch.Tensor, scale: float
+) -> None:
     for chunk in plan.chunks:
         q, k, v = _chunk_operands(q_THE, pool_NS2KE, chunk)
         causal = chunk.mask_TL is None
         out = F.scaled_dot_product_attention(q, k, v, chunk.mask_TL, is_causal=causal, scale=scale)
         out_THE[chunk.start : chunk.end].view(-1, *q.shape[:2], q.shape[3]).copy_(out.permute(2, 0, 1, 3))
-    return out_THE
+
+
+def _extension_takes(q_THE: torch.Tensor, pool_NS2KE: torch.Tensor) -> bool:
+    return q_THE.dtype == pool_NS2KE.dtype and q_THE.shape[2] in _WIDTHS and takes(q_THE, pool_NS2KE)
+
+
+def _attend_single(
+    q_THE: torch.Tensor, pool_NS2KE: torch.Tensor, rows: SingleRows, out_THE: torch.Tensor, scale: float
+) -> None:
+    """Single rows, straight from their blocks: gathering them first took as long as attending."""
+    if native is None:
+        raise RuntimeError("a plan for the extension came to an installation without it")
+    native.attend(
+        q_THE.data_ptr(),
+        pool_NS2KE.data_ptr(),
+        out_THE.data_ptr(),
+        rows.meta_B4.data_ptr(),
+        rows.blocks.data_ptr(),
+        q_THE.shape[1],
+        pool_NS2KE.shape[3],
+        q_THE.shape[2],
+        pool_NS2KE.shape[1],
+        float_bits(scale),
+        q_THE.dtype == torch.bfloat16,
+        len(rows.meta_B4) // 4,
+        rows.most,
+    )
 
 
 def paged_attention_lse(

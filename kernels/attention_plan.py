@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from potluck.kernels.extension import native
+
 # Padding that a group of decode rows may carry before a further group is cheaper, in blocks: one more call costs
 # about 20 us, a padded block of 16 slots 1.5 to 2 us (three KV heads of 64).
 _PADDING_BLOCKS = 12
@@ -71,11 +73,27 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class SingleRows:
+    """The rows of all groups as the extension reads them, each over its own blocks.
+
+    Attributes:
+        meta_B4: packed row, first slot, slot after the last, where the row's blocks begin in `blocks`.
+        blocks: block numbers, one sequence after the other.
+        most: slots of the longest row.
+    """
+
+    meta_B4: torch.Tensor
+    blocks: torch.Tensor
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """All groups and chunks of one step, for layers of one window."""
+    """All groups and chunks of one step, for layers of one window. `single` is None where there is no extension."""
 
     groups: tuple[DecodeGroup, ...]
     chunks: tuple[Chunk, ...]
+    single: SingleRows | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +117,8 @@ def plan_attention(spans: Sequence[Span], paging: Paging) -> AttentionPlan:
     reaches = [_reach(span, paging) for span in spans]
     single = [reach for reach in reaches if reach.span.count == 1]
     groups = tuple(_group(members, rows, paging) for members in split_by_length(single))
-    return AttentionPlan(groups, tuple(_chunk(reach, paging) for reach in reaches if reach.span.count > 1))
+    chunks = tuple(_chunk(reach, paging) for reach in reaches if reach.span.count > 1)
+    return AttentionPlan(groups, chunks, _single(single, paging) if single and native is not None else None)
 
 
 def split_by_length(reaches: Sequence[_Reach]) -> list[list[_Reach]]:
@@ -141,6 +160,16 @@ def _group(members: list[_Reach], rows: int, paging: Paging) -> DecodeGroup:
         high,
         None if same else _group_mask(members, range(low, high), paging),
     )
+
+
+def _single(reaches: list[_Reach], paging: Paging) -> SingleRows:
+    meta: list[int] = []
+    blocks: list[int] = []
+    for reach in reaches:
+        meta += [reach.span.row, reach.low, reach.high, len(blocks)]
+        blocks += reach.span.table[reach.first : reach.last]
+    most = max(reach.high - reach.low for reach in reaches)
+    return SingleRows(_numbers(meta, paging), _numbers(blocks, paging), most)
 
 
 def _group_mask(members: list[_Reach], kept: range, paging: Paging) -> torch.Tensor:

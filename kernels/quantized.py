@@ -11,12 +11,7 @@ from types import ModuleType
 
 import torch
 
-try:
-    from potluck.kernels import _native as _loaded  # type: ignore[attr-defined]
-except ImportError:
-    _loaded = None
-
-_native: ModuleType | None = _loaded
+from potluck.kernels.extension import native as _native
 
 # In the order of `Kind` in csrc/formats.hpp, with the columns of a GGUF block.
 _KINDS = {"Q4_0": 32, "Q4_1": 32, "Q5_0": 32, "Q5_1": 32, "Q8_0": 32, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256}

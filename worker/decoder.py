@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from potluck.kernels.attention import paged_attention, write_kv
+from potluck.kernels.attention import paged_attention
+from potluck.kernels.attention_inputs import HeadNorm, place_qkv
 from potluck.kernels.gated import gated
-from potluck.kernels.rms_norm import head_norm, rms_norm
-from potluck.kernels.rotary import rotate
+from potluck.kernels.rms_norm import rms_norm
 from potluck.models.spec import LayerSpec, ModelSpec
 from potluck.worker.batch import Batch
 from potluck.worker.weights import Embedding, HeadWeights, LayerWeights, Product
@@ -39,13 +39,15 @@ def logits(spec: ModelSpec, weights: HeadWeights, x_RD: torch.Tensor) -> torch.T
 class Layer:
     """One transformer layer of a shard, with its KV pool."""
 
-    __slots__ = ("_layer", "_pool_NS2KE", "_spec", "_weights")
+    __slots__ = ("_head_norm", "_layer", "_pool_NS2KE", "_spec", "_weights")
 
     def __init__(self, spec: ModelSpec, layer: LayerSpec, weights: LayerWeights, pool_NS2KE: torch.Tensor) -> None:
         self._spec = spec
         self._layer = layer
         self._weights = weights
         self._pool_NS2KE = pool_NS2KE
+        norm_NE = weights.qk_norm_NE
+        self._head_norm = None if norm_NE is None else HeadNorm(norm_NE, spec.norm_eps)
 
     def forward(self, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The layer's output for the packed rows, float32 in and out; writes their keys and values."""
@@ -66,14 +68,10 @@ class Layer:
 
     def _attention(self, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         spec, weights, pool = self._spec, self._weights, self._pool_NS2KE
-        heads, turned = spec.heads, spec.heads + spec.kv_heads
-        qkv_TNE = weights.qkv(x_TD).to(pool.dtype).view(len(x_TD), -1, spec.head_dim)
-        qk_TNE = qkv_TNE[:, :turned]
-        normed = qk_TNE if weights.qk_norm_NE is None else head_norm(qk_TNE, weights.qk_norm_NE, spec.norm_eps)
-        qk_TNE.copy_(rotate(normed, *batch.rotary[self._layer.rope]))
+        qkv_TNE = weights.qkv(x_TD).view(len(x_TD), -1, spec.head_dim)
         if batch.cleared is not None:
             pool.index_fill_(0, batch.cleared, 0.0)
-        write_kv(pool, batch.slots_T, qkv_TNE[:, heads:].view(len(x_TD), 2, spec.kv_heads, spec.head_dim))
+        q_THE = place_qkv(qkv_TNE, batch.rotary[self._layer.rope], pool, batch.slots_T, self._head_norm)
         plan = batch.attention[self._layer.window]
-        out_THE = paged_attention(qkv_TNE[:, :heads], pool, plan, spec.attention_scale)
+        out_THE = paged_attention(q_THE, pool, plan, spec.attention_scale)
         return out_THE.view(len(x_TD), -1)

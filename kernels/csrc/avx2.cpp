@@ -5,6 +5,8 @@
 
 #include <immintrin.h>
 
+#include <bit>
+#include <cmath>
 #include <cstring>
 
 #if defined(__clang__)
@@ -40,6 +42,8 @@ inline __m256i spread(const uint8_t* mask_at, __m256i one) {
     const __m256i set = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(mask), which), bit);
     return _mm256_and_si256(_mm256_cmpeq_epi8(set, bit), one);
 }
+
+constexpr int kAhead = 4096; // bytes, as in avx512.cpp
 
 // The numbers of eight rows of a tile: `half` 0 or 1.
 template <Kind K> inline void load(const uint8_t* tile, int half, __m256i w[8]) {
@@ -93,6 +97,8 @@ void rows(const uint8_t* group, int half, const Activations& x, int64_t first, f
                 group += super_bytes(f);
             }
         }
+        for (int line = 0; line < tile_bytes(f); line += 64)
+            _mm_prefetch(reinterpret_cast<const char*>(group) + kAhead + line, _MM_HINT_T0);
         __m256i w[8];
         load<K>(group, half, w);
         const uint8_t* scales = group + plane_bytes(f);
@@ -179,6 +185,8 @@ void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t*
     }
 }
 
+#include "dense.inc"
+
 } // namespace
 
 const Backend* avx2_backend() {
@@ -187,6 +195,10 @@ const Backend* avx2_backend() {
         {product<Kind::Q4_0>, product<Kind::Q4_1>, product<Kind::Q5_0>, product<Kind::Q5_1>, product<Kind::Q8_0>,
          product<Kind::Q4_K>, product<Kind::Q5_K>, product<Kind::Q6_K>},
         quantize,
+        norm,
+        gate,
+        turn,
+        attend,
     };
     __builtin_cpu_init();
     const bool can =

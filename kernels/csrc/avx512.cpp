@@ -5,6 +5,8 @@
 
 #include <immintrin.h>
 
+#include <bit>
+#include <cmath>
 #include <cstring>
 
 #if defined(__clang__)
@@ -35,6 +37,8 @@ inline __m512i four(const int8_t* at) {
     std::memcpy(&value, at, 4);
     return _mm512_set1_epi32(value);
 }
+
+constexpr int kAhead = 4096; // bytes; past the end it asks for nothing
 
 // The numbers of a tile: eight steps of 16 rows x 4 columns.
 template <Kind K> inline void load(const uint8_t* tile, __m512i w[8]) {
@@ -77,6 +81,9 @@ void rows(const uint8_t* group, const Activations& x, int64_t first, float* y, i
                 group += super_bytes(f);
             }
         }
+        // The processor alone fetches too little ahead: 37 instead of 31 GB/s for one row, 18 instead of 7 for eight.
+        for (int line = 0; line < tile_bytes(f); line += 64)
+            _mm_prefetch(reinterpret_cast<const char*>(group) + kAhead + line, _MM_HINT_T0);
         __m512i w[8];
         load<K>(group, w);
         const uint8_t* scales = group + plane_bytes(f);
@@ -122,15 +129,15 @@ void product(const uint8_t* group, const Activations& x, int64_t first, int64_t 
              int64_t valid_rows) {
     const __mmask16 valid = static_cast<__mmask16>((1u << valid_rows) - 1u);
     for (; count >= 8; first += 8, count -= 8) rows<K, 8>(group, x, first, y, stride, valid);
-    if (count >= 4) {
-        rows<K, 4>(group, x, first, y, stride, valid);
-        first += 4, count -= 4;
+    switch (count) {
+    case 7: return rows<K, 7>(group, x, first, y, stride, valid);
+    case 6: return rows<K, 6>(group, x, first, y, stride, valid);
+    case 5: return rows<K, 5>(group, x, first, y, stride, valid);
+    case 4: return rows<K, 4>(group, x, first, y, stride, valid);
+    case 3: return rows<K, 3>(group, x, first, y, stride, valid);
+    case 2: return rows<K, 2>(group, x, first, y, stride, valid);
+    case 1: return rows<K, 1>(group, x, first, y, stride, valid);
     }
-    if (count >= 2) {
-        rows<K, 2>(group, x, first, y, stride, valid);
-        first += 2, count -= 2;
-    }
-    if (count) rows<K, 1>(group, x, first, y, stride, valid);
 }
 
 void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t* sums) {
@@ -148,6 +155,8 @@ void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t*
     }
 }
 
+#include "dense.inc"
+
 } // namespace
 
 const Backend* avx512_backend() {
@@ -156,6 +165,10 @@ const Backend* avx512_backend() {
         {product<Kind::Q4_0>, product<Kind::Q4_1>, product<Kind::Q5_0>, product<Kind::Q5_1>, product<Kind::Q8_0>,
          product<Kind::Q4_K>, product<Kind::Q5_K>, product<Kind::Q6_K>},
         quantize,
+        norm,
+        gate,
+        turn,
+        attend,
     };
     __builtin_cpu_init();
     const bool can = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -80,10 +80,40 @@ using GroupProduct = void (*)(const uint8_t* group, const Activations& x, int64_
                               int64_t stride, int64_t valid_rows);
 using Quantize = void (*)(const float* x, int64_t columns, int8_t* q, float* scale, int32_t* sums);
 
+constexpr int64_t kMostWidth = 512; // of a head
+
+// Queries and keys turned by their positions (after a norm per head where `norm` is given), keys and values put into
+// their slots of the KV pool (slots, 2, kv_heads, width). `half`: bfloat16 instead of float32.
+struct Turn {
+    const void* qkv; // (rows, heads + 2 kv_heads, width)
+    const float *cos, *sin; // (rows, width), sin with the sign of the rotation
+    const float* norm;      // (heads + kv_heads, width)
+    float eps;
+    void* q; // (rows, heads, width)
+    void* pool;
+    const int64_t* slots;
+    int64_t rows, heads, kv_heads, width;
+    bool half_in, half;
+};
+
+// Single rows over their own blocks of the pool. meta: packed row, first slot, slot after the last, begin of its table.
+struct Attend {
+    const void *q, *pool;
+    void* out;
+    const int64_t *meta, *blocks;
+    int64_t heads, kv_heads, width, block;
+    float scale;
+    bool half;
+};
+
 struct Backend {
     const char* name;
     GroupProduct products[static_cast<int>(Kind::Count)];
     Quantize quantize;
+    void (*norm)(const float* x, const float* weight, float eps, int64_t rows, int64_t width, void* out, bool half);
+    void (*gate)(const void* x, int64_t rows, int64_t width, bool gelu, void* out, bool half);
+    void (*turn)(const Turn& work);
+    void (*attend)(const Attend& work, int64_t row, int64_t kv_head, float* scores);
 };
 
 const Backend* generic_backend();

@@ -1,6 +1,8 @@
 // Plain C++: the reference of the vector backends, and what runs where there is none.
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "formats.hpp"
@@ -45,6 +47,8 @@ void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t*
     }
 }
 
+#include "dense.inc"
+
 } // namespace
 
 const Backend* generic_backend() {
@@ -53,6 +57,10 @@ const Backend* generic_backend() {
         {product<Kind::Q4_0>, product<Kind::Q4_1>, product<Kind::Q5_0>, product<Kind::Q5_1>, product<Kind::Q8_0>,
          product<Kind::Q4_K>, product<Kind::Q5_K>, product<Kind::Q6_K>},
         quantize,
+        norm,
+        gate,
+        turn,
+        attend,
     };
     return &backend;
 }
