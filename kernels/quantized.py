@@ -1,7 +1,7 @@
 """Products with weights that stay quantised: 4 to 8 bits as GGUF has them, multiplied by 8-bit activations.
 
 Weights keep the numbers and scales of the file; only their order changes (`csrc/formats.hpp`). Activations are rounded
-to 8 bits with a scale per 32 columns, as llama.cpp does. A row's result does not depend on the rows beside it.
+to 8 bits with a scale per 16 columns. A row's result does not depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class QuantizedLinear:
 
 def multiply_reference(weight_OI: torch.Tensor, x_TI: torch.Tensor) -> torch.Tensor:
     """What a packed product computes, in float64: the activations rounded as there, the weights as they are."""
-    x_TGC = x_TI.view(len(x_TI), -1, 32)
+    x_TGC = x_TI.view(len(x_TI), -1, 16)
     most_TG1 = x_TGC.abs().amax(-1, keepdim=True)
     rounded = torch.where(most_TG1 > 0, (x_TGC * (127.0 / most_TG1)).round(), 0.0).double() * (most_TG1 / 127.0)
     return rounded.view(x_TI.shape) @ weight_OI.double().T

@@ -87,7 +87,7 @@ void rows(const uint8_t* group, int half, const Activations& x, int64_t first, f
     __m256 sum[N], coarse = _mm256_setzero_ps(), coarse_minimum = _mm256_setzero_ps();
     for (int n = 0; n < N; ++n) sum[n] = _mm256_setzero_ps();
     const int8_t* q = x.q + first * x.columns;
-    const float* xs = x.scale + first * tiles;
+    const float *xs = x.scale + first * 2 * tiles, *totals = x.totals + first * tiles;
     const int32_t* sums = x.sums + first * 2 * tiles;
     for (int64_t tile = 0; tile < tiles; ++tile) {
         if constexpr (f.two_levels) {
@@ -116,22 +116,20 @@ void rows(const uint8_t* group, int half, const Activations& x, int64_t first, f
         for (int n = 0; n < N; ++n) {
             const int8_t* qn = q + n * x.columns + tile * kTile;
             const int32_t s0 = sums[n * 2 * tiles + 2 * tile], s1 = sums[n * 2 * tiles + 2 * tile + 1];
-            const __m256 xn = _mm256_set1_ps(xs[n * tiles + tile]);
-            __m256i a = _mm256_set1_epi32(-f.offset * (f.half_tiles ? s0 : s0 + s1));
-            __m256i b = _mm256_set1_epi32(f.half_tiles ? -f.offset * s1 : 0);
+            const __m256 x0 = _mm256_set1_ps(xs[n * 2 * tiles + 2 * tile]), x1 = _mm256_set1_ps(xs[n * 2 * tiles + 2 * tile + 1]);
+            __m256i a = _mm256_set1_epi32(-f.offset * s0), b = _mm256_set1_epi32(-f.offset * s1);
             for (int s = 0; s < 4; ++s) {
                 a = dot<K>(a, w[s], qn + 4 * s);
                 b = dot<K>(b, w[s + 4], qn + 16 + 4 * s);
             }
+            const __m256 low = _mm256_mul_ps(_mm256_cvtepi32_ps(a), x0);
             if constexpr (f.half_tiles) {
-                const __m256 part =
-                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(b), second, _mm256_mul_ps(_mm256_cvtepi32_ps(a), scale));
-                sum[n] = _mm256_fmadd_ps(part, xn, sum[n]);
+                const __m256 high = _mm256_mul_ps(_mm256_cvtepi32_ps(b), x1);
+                sum[n] = _mm256_fmadd_ps(high, second, _mm256_fmadd_ps(low, scale, sum[n]));
             } else {
-                __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(a, b)), scale);
+                sum[n] = _mm256_fmadd_ps(_mm256_fmadd_ps(_mm256_cvtepi32_ps(b), x1, low), scale, sum[n]);
                 if constexpr (f.minimum)
-                    part = _mm256_fmadd_ps(_mm256_set1_ps(static_cast<float>(s0 + s1)), second, part);
-                sum[n] = _mm256_fmadd_ps(part, xn, sum[n]);
+                    sum[n] = _mm256_fmadd_ps(_mm256_set1_ps(totals[n * tiles + tile]), second, sum[n]);
             }
         }
         group += tile_bytes(f);
@@ -157,32 +155,27 @@ void product(const uint8_t* group, const Activations& x, int64_t first, int64_t 
     for (; count > 0; ++first, --count) both_halves<K, 1>(group, x, first, y, stride, valid_rows);
 }
 
-void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t* sums) {
+void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t* sums, float* totals) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
-    for (int64_t tile = 0; tile < columns / kTile; ++tile) {
-        __m256 part[4], most = _mm256_setzero_ps();
-        for (int j = 0; j < 4; ++j) {
-            part[j] = _mm256_loadu_ps(x + tile * kTile + 8 * j);
-            most = _mm256_max_ps(most, _mm256_andnot_ps(sign, part[j]));
+    for (int64_t half = 0; half < columns / 16; ++half) {
+        const __m256 low = _mm256_loadu_ps(x + 16 * half), high = _mm256_loadu_ps(x + 16 * half + 8);
+        float lanes[8], most = 0.0f;
+        _mm256_storeu_ps(lanes, _mm256_max_ps(_mm256_andnot_ps(sign, low), _mm256_andnot_ps(sign, high)));
+        for (float lane : lanes) most = lane > most ? lane : most;
+        const __m256 inverse = _mm256_set1_ps(most > 0.0f ? 127.0f / most : 0.0f);
+        int32_t numbers[16], sum = 0;
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers), _mm256_cvtps_epi32(_mm256_mul_ps(low, inverse)));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers + 8), _mm256_cvtps_epi32(_mm256_mul_ps(high, inverse)));
+        for (int j = 0; j < 16; ++j) {
+            q[16 * half + j] = static_cast<int8_t>(numbers[j]);
+            sum += numbers[j];
         }
-        float lanes[8], largest = 0.0f;
-        _mm256_storeu_ps(lanes, most);
-        for (float lane : lanes) largest = lane > largest ? lane : largest;
-        const __m256 inverse = _mm256_set1_ps(largest > 0.0f ? 127.0f / largest : 0.0f);
-        scale[tile] = largest / 127.0f;
-        for (int half = 0; half < 2; ++half) {
-            int32_t numbers[16], sum = 0;
-            for (int j = 0; j < 2; ++j) {
-                const __m256i rounded = _mm256_cvtps_epi32(_mm256_mul_ps(part[2 * half + j], inverse));
-                _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers + 8 * j), rounded);
-            }
-            for (int j = 0; j < 16; ++j) {
-                q[tile * kTile + 16 * half + j] = static_cast<int8_t>(numbers[j]);
-                sum += numbers[j];
-            }
-            sums[2 * tile + half] = sum;
-        }
+        scale[half] = most / 127.0f;
+        sums[half] = sum;
     }
+    for (int64_t tile = 0; tile < columns / kTile; ++tile)
+        totals[tile] = scale[2 * tile] * static_cast<float>(sums[2 * tile]) +
+                       scale[2 * tile + 1] * static_cast<float>(sums[2 * tile + 1]);
 }
 
 #include "dense.inc"

@@ -71,7 +71,7 @@ void rows(const uint8_t* group, const Activations& x, int64_t first, float* y, i
     __m512 sum[N], coarse = _mm512_setzero_ps(), coarse_minimum = _mm512_setzero_ps();
     for (int n = 0; n < N; ++n) sum[n] = _mm512_setzero_ps();
     const int8_t* q = x.q + first * x.columns;
-    const float* xs = x.scale + first * tiles;
+    const float *xs = x.scale + first * 2 * tiles, *totals = x.totals + first * tiles;
     const int32_t* sums = x.sums + first * 2 * tiles;
     for (int64_t tile = 0; tile < tiles; ++tile) {
         if constexpr (f.two_levels) {
@@ -101,22 +101,20 @@ void rows(const uint8_t* group, const Activations& x, int64_t first, float* y, i
         for (int n = 0; n < N; ++n) {
             const int8_t* qn = q + n * x.columns + tile * kTile;
             const int32_t s0 = sums[n * 2 * tiles + 2 * tile], s1 = sums[n * 2 * tiles + 2 * tile + 1];
-            const __m512 xn = _mm512_set1_ps(xs[n * tiles + tile]);
-            __m512i a = _mm512_set1_epi32(-f.offset * (f.half_tiles ? s0 : s0 + s1));
-            __m512i b = _mm512_set1_epi32(f.half_tiles ? -f.offset * s1 : 0);
+            const __m512 x0 = _mm512_set1_ps(xs[n * 2 * tiles + 2 * tile]), x1 = _mm512_set1_ps(xs[n * 2 * tiles + 2 * tile + 1]);
+            __m512i a = _mm512_set1_epi32(-f.offset * s0), b = _mm512_set1_epi32(-f.offset * s1);
             for (int s = 0; s < 4; ++s) {
                 a = _mm512_dpbusd_epi32(a, w[s], four(qn + 4 * s));
                 b = _mm512_dpbusd_epi32(b, w[s + 4], four(qn + 16 + 4 * s));
             }
+            const __m512 low = _mm512_mul_ps(_mm512_cvtepi32_ps(a), x0);
             if constexpr (f.half_tiles) {
-                const __m512 part =
-                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(b), second, _mm512_mul_ps(_mm512_cvtepi32_ps(a), scale));
-                sum[n] = _mm512_fmadd_ps(part, xn, sum[n]);
+                const __m512 high = _mm512_mul_ps(_mm512_cvtepi32_ps(b), x1);
+                sum[n] = _mm512_fmadd_ps(high, second, _mm512_fmadd_ps(low, scale, sum[n]));
             } else {
-                __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(a, b)), scale);
+                sum[n] = _mm512_fmadd_ps(_mm512_fmadd_ps(_mm512_cvtepi32_ps(b), x1, low), scale, sum[n]);
                 if constexpr (f.minimum)
-                    part = _mm512_fmadd_ps(_mm512_set1_ps(static_cast<float>(s0 + s1)), second, part);
-                sum[n] = _mm512_fmadd_ps(part, xn, sum[n]);
+                    sum[n] = _mm512_fmadd_ps(_mm512_set1_ps(totals[n * tiles + tile]), second, sum[n]);
             }
         }
         group += tile_bytes(f);
@@ -140,19 +138,19 @@ void product(const uint8_t* group, const Activations& x, int64_t first, int64_t 
     }
 }
 
-void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t* sums) {
-    for (int64_t tile = 0; tile < columns / kTile; ++tile) {
-        const __m512 a = _mm512_loadu_ps(x + tile * kTile), b = _mm512_loadu_ps(x + tile * kTile + 16);
-        const float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t* sums, float* totals) {
+    for (int64_t half = 0; half < columns / 16; ++half) {
+        const __m512 in = _mm512_loadu_ps(x + 16 * half);
+        const float most = _mm512_reduce_max_ps(_mm512_abs_ps(in));
         const __m512 inverse = _mm512_set1_ps(most > 0.0f ? 127.0f / most : 0.0f);
-        scale[tile] = most / 127.0f;
-        const __m512i qa = _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse));
-        const __m512i qb = _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(q + tile * kTile), _mm512_cvtepi32_epi8(qa));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(q + tile * kTile + 16), _mm512_cvtepi32_epi8(qb));
-        sums[2 * tile] = _mm512_reduce_add_epi32(qa);
-        sums[2 * tile + 1] = _mm512_reduce_add_epi32(qb);
+        const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(in, inverse));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16 * half), _mm512_cvtepi32_epi8(rounded));
+        scale[half] = most / 127.0f;
+        sums[half] = _mm512_reduce_add_epi32(rounded);
     }
+    for (int64_t tile = 0; tile < columns / kTile; ++tile)
+        totals[tile] = scale[2 * tile] * static_cast<float>(sums[2 * tile]) +
+                       scale[2 * tile + 1] * static_cast<float>(sums[2 * tile + 1]);
 }
 
 #include "dense.inc"

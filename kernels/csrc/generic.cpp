@@ -19,32 +19,35 @@ void product(const uint8_t* group, const Activations& x, int64_t first, int64_t 
         for (int64_t t = first; t < first + count; ++t) {
             float sum = 0.0f;
             for (int64_t tile = 0; tile < x.columns / kTile; ++tile) {
-                float part = 0.0f;
-                for (int64_t c = tile * kTile; c < (tile + 1) * kTile; ++c) part += row[c] * x.q[t * x.columns + c];
-                sum += part * x.scale[t * (x.columns / kTile) + tile];
+                for (int64_t half = 2 * tile; half < 2 * tile + 2; ++half) {
+                    float part = 0.0f;
+                    for (int64_t c = 16 * half; c < 16 * half + 16; ++c) part += row[c] * x.q[t * x.columns + c];
+                    sum += part * x.scale[t * (x.columns / 16) + half];
+                }
             }
             y[t * stride + r] = sum;
         }
     }
 }
 
-void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t* sums) {
-    for (int64_t tile = 0; tile < columns / kTile; ++tile) {
-        const float* in = x + tile * kTile;
+void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t* sums, float* totals) {
+    for (int64_t half = 0; half < columns / 16; ++half) {
+        const float* in = x + 16 * half;
         float most = 0.0f;
-        for (int j = 0; j < kTile; ++j) most = std::max(most, std::fabs(in[j]));
+        for (int j = 0; j < 16; ++j) most = std::max(most, std::fabs(in[j]));
         const float inverse = most > 0.0f ? 127.0f / most : 0.0f;
-        scale[tile] = most / 127.0f;
-        for (int half = 0; half < 2; ++half) {
-            int32_t sum = 0;
-            for (int j = 16 * half; j < 16 * half + 16; ++j) {
-                const int8_t value = static_cast<int8_t>(std::nearbyintf(in[j] * inverse));
-                q[tile * kTile + j] = value;
-                sum += value;
-            }
-            sums[2 * tile + half] = sum;
+        int32_t sum = 0;
+        for (int j = 0; j < 16; ++j) {
+            const int8_t value = static_cast<int8_t>(std::nearbyintf(in[j] * inverse));
+            q[16 * half + j] = value;
+            sum += value;
         }
+        scale[half] = most / 127.0f;
+        sums[half] = sum;
     }
+    for (int64_t tile = 0; tile < columns / kTile; ++tile)
+        totals[tile] = scale[2 * tile] * static_cast<float>(sums[2 * tile]) +
+                       scale[2 * tile + 1] * static_cast<float>(sums[2 * tile + 1]);
 }
 
 #include "dense.inc"

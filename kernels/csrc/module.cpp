@@ -84,7 +84,7 @@ PyObject* unpack_(PyObject*, PyObject* const* args, Py_ssize_t given) {
 
 struct Scratch {
     std::vector<int8_t> q;
-    std::vector<float> scale;
+    std::vector<float> scale, totals;
     std::vector<int32_t> sums;
 };
 
@@ -100,19 +100,21 @@ PyObject* multiply_(PyObject*, PyObject* const* args, Py_ssize_t given) {
     Py_BEGIN_ALLOW_THREADS;
     static thread_local Scratch scratch;
     const size_t tiles = static_cast<size_t>(count * columns / kTile);
-    if (scratch.scale.size() < tiles) {
+    if (scratch.totals.size() < tiles) {
         scratch.q.resize(tiles * kTile);
-        scratch.scale.resize(tiles);
+        scratch.scale.resize(2 * tiles);
         scratch.sums.resize(2 * tiles);
+        scratch.totals.resize(tiles);
     }
     Scratch* own = &scratch; // a lambda would see its own thread's
     Pool& pool = Pool::shared();
     pool.run(count, 16, [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t)
             g_backend->quantize(x + t * columns, columns, own->q.data() + t * columns,
-                                own->scale.data() + t * (columns / kTile), own->sums.data() + t * 2 * (columns / kTile));
+                                own->scale.data() + t * (columns / 16), own->sums.data() + t * (columns / 16),
+                                own->totals.data() + t * (columns / kTile));
     });
-    const Activations activations = {own->q.data(), own->scale.data(), own->sums.data(), columns};
+    const Activations activations = {own->q.data(), own->scale.data(), own->sums.data(), own->totals.data(), columns};
     const size_t size = group_bytes(format(kind), columns);
     const int64_t groups = (rows + kRows - 1) / kRows;
     const GroupProduct product = g_backend->products[static_cast<int>(kind)];
