@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
-from types import ModuleType
 
 import torch
 
-try:
-    from potluck.kernels import _native as _loaded  # type: ignore[attr-defined]
-except ImportError:
-    _loaded = None
+from potluck.kernels.native_module import native
 
-_VERSION = 1  # as in csrc/module.cpp; one more whenever what its functions take changes
-native: ModuleType | None = _loaded if getattr(_loaded, "VERSION", 0) == _VERSION else None
+__all__ = ["FLOATS", "float_bits", "native", "takes"]
+
 FLOATS = frozenset({torch.float32, torch.bfloat16})
 _TYPES = FLOATS | {torch.int64}
 

@@ -228,7 +228,7 @@ PyModuleDef kModule = {
 PyMODINIT_FUNC PyInit__native(void) {
     g_backend = named_backend("");
     PyObject* module = PyModule_Create(&kModule);
-    // kernels/extension.py takes no other: an extension left over from an older checkout would compute nonsense.
-    if (module && PyModule_AddIntConstant(module, "VERSION", 1) < 0) return nullptr;
+    // kernels/native_module.py takes no other: an extension left over from an older checkout would compute nonsense.
+    if (module && PyModule_AddIntConstant(module, "VERSION", 2) < 0) return nullptr;
     return module;
 }
