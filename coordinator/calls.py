@@ -104,7 +104,7 @@ class Callers:
 
     def _load(self, node: NodeName, assignment: pb.Assignment, on_progress: OnLoad) -> None:
         ready = False
-        for progress in self._stubs[node].Load(assignment, wait_for_ready=True):
+        for progress in self._stubs[node].Load(assignment):
             ready = progress.ready
             on_progress(node, progress)
         if not ready:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from potluck.proto.frames import Frame, pack_parts
@@ -27,11 +28,11 @@ class Outbox:
     """Sends frames in order. An unshaped one hands a frame to the kernel in the caller's own thread: on a processor
     that has slept, waking another thread costs more than the whole rest of a small hop."""
 
-    def __init__(self, shape: Shape, on_broken: Callable[[str], None]) -> None:
-        """Frames queue until `open`. `on_broken` is told once, in one line, when the socket takes no more."""
+    def __init__(self, shape: Shape) -> None:
+        """Frames queue until `open`. A socket that takes no more is shut down, so that its reader says so: senders may
+        hold locks that whoever is told would want."""
         self.tally = Tally()
         self._line, self._shaped = DelayLine(shape), not shape.is_off
-        self._on_broken = on_broken
         self._socket: socket.socket | None = None
         self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(CAPACITY)
@@ -96,7 +97,7 @@ class Outbox:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
-            self._break(error)
+            self._break(sock, error)
             raise LinkError(self._over) from None
         return _after(buffers, sent)
 
@@ -108,18 +109,19 @@ class Outbox:
                 for buffer in item.buffers:
                     sock.sendall(buffer)
             except OSError as error:
-                self._break(error)
+                self._break(sock, error)
                 return
             self.tally.transferred(time.monotonic() - begun)
             with self._counting:
                 self._waiting -= 1
             self._room.release()
 
-    def _break(self, error: OSError) -> None:
+    def _break(self, sock: socket.socket, error: OSError) -> None:
         if not self._over:
             self._over = f"is broken ({error.strerror or error})"
             self._queue.put(None)
-            self._on_broken(error.strerror or str(error))
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 def _after(buffers: Sequence[Buffer], sent: int) -> Sequence[Buffer]:

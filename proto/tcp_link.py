@@ -22,7 +22,7 @@ class TcpLink(Link):
         """See `open_link`."""
         self.target = target
         self._on_frame, self._on_broken = on_frame, on_broken
-        self._outbox = Outbox(target.shape, lambda reason: self._break(grpc.StatusCode.UNAVAILABLE, reason))
+        self._outbox = Outbox(target.shape)
         self._socket: socket.socket | None = None
         self._closed = threading.Event()
         self._breaking = threading.Lock()

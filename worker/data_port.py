@@ -99,7 +99,7 @@ class DataPort:
         from potluck.worker.answers import TcpAnswers
 
         shaped = head.role == "coordinator" and head.node != self._name
-        outbox = Outbox(self._link_shape(head.node) if shaped else Shape(), lambda reason: None)
+        outbox = Outbox(self._link_shape(head.node) if shaped else Shape())
         answers, inlet = TcpAnswers(outbox), Inlet(sock, epoch, executor)
         outbox.open(sock)
         if head.role == "coordinator":

@@ -13,6 +13,7 @@ from potluck.coordinator.engine import ServingEngine
 from potluck.coordinator.fabric import FabricError, LocalFabric, WorkerLaunch
 from potluck.coordinator.generation import GenerationError
 from potluck.coordinator.metrics import Metrics
+from potluck.proto import cluster_pb2 as pb
 
 
 @pytest.fixture
@@ -96,6 +97,16 @@ async def test_a_frozen_node_is_noticed_and_replaced(homes, home):
         assert len((await one.texts(home.ask([4, 5, 6], 10)))[0]) == 10
     finally:
         one.processes["n1"].resume()
+
+
+async def test_a_load_on_a_dead_node_fails_at_once(homes, home):
+    """A node may die between the question whether it is there and the load."""
+    one = homes()
+    one.kill("n1")
+    begun = time.monotonic()
+    with pytest.raises(CallError, match="node 'n1'"):
+        await asyncio.to_thread(one.deployment._callers.load, {"n1": pb.Assignment(epoch=9)}, lambda *_: None)
+    assert time.monotonic() - begun < 5.0
 
 
 async def test_what_no_longer_fits_is_refused_with_the_reason(homes, home):

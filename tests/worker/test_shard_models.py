@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,8 +89,11 @@ def test_bfloat16_agrees_where_the_gap_is_wide(in_process, model, name):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 5e-3)])
 def test_perplexity(model, dtype, tolerance):
     path, oracle, pipeline = model("smollm2", dtype)
-    tokens = tokenizer_of(path).encode_prompt(PROSE)
+    # Rounding in bfloat16 scatters a log-probability by some 0.04 nats: only a long text averages that out.
+    text = PROSE + (Path(__file__).parents[2] / "LICENSE").read_text()[:3400]
+    tokens = tokenizer_of(path).encode_prompt(text)
+    assert 800 < len(tokens) < 1000
     wanted = oracle.logprobs(tokens)
     expected = sum(float(wanted[i, token]) for i, token in enumerate(tokens[1:]))
-    found = sum(score.logprob for score in pipeline.scores(tokens, [48] * 9, 0))
+    found = sum(score.logprob for score in pipeline.scores(tokens, [48] * 21, 0))
     assert math.exp((expected - found) / (len(tokens) - 1)) == pytest.approx(1.0, abs=tolerance)
