@@ -133,7 +133,7 @@ async def test_after_plans_that_failed_in_a_row_it_tries_again_later(homes, home
         serve(*asked)
 
     monkeypatch.setattr(one.deployment, "_serve", failing)
-    one.deployment._failed(None, "bad luck")
+    one.deployment._driver.fail(None, "bad luck")
     _, reason = await asyncio.to_thread(one.diary.until, "refused")
     assert "3 plans in a row failed" in reason
     assert "out of luck" in reason
