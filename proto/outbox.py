@@ -45,8 +45,10 @@ class Outbox:
     def open(self, sock: socket.socket) -> None:
         """Send through this socket from now on."""
         self._socket = sock
-        self._thread = threading.Thread(target=self._work, args=(sock,), name="outbox", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._work, args=(sock,), name="outbox", daemon=True)
+        thread.start()
+        # Only now: whoever closes the link meanwhile may join it.
+        self._thread = thread
 
     def send(self, frame: Frame, timeout: float) -> None:
         """Send or queue a frame; waits while the queue is full.
