@@ -22,55 +22,16 @@ import torch
 from pipeline import machine
 from synthetic import write_model
 
-from potluck.kernels import quantized
-from potluck.models.decode import decode, stored_rows
-from potluck.models.open import open_checkpoint, read_spec
+from potluck.kernels import packed
+from potluck.models.open import read_spec
 from potluck.models.source import locate
-from potluck.proto.step import Outputs, Run, Sampling, Step
-from potluck.worker.shard import Shard, ShardConfig, Window
+from potluck.worker.lone_shard import LoneShard, whole_model
 
-BLOCK, BLOCKS = 16, 512
+KV_TOKENS = 8192
 GOALS = {
     "smollm2": {"decode": 1.0, "prefill_128": 2.5, "prefill_512": 2.5, "decode_batch8": 2.0},
     "synth_1b": {"decode": 1.0, "prefill_128": 1.25, "prefill_512": 1.25, "decode_batch8": 1.2},
 }
-
-
-class Potluck:
-    """One shard with the whole model, its weights as the file stores them."""
-
-    def __init__(self, path: Path) -> None:
-        spec, checkpoint = read_spec(path), open_checkpoint(path)
-        config = ShardConfig(torch.bfloat16, BLOCKS, BLOCK, 512, torch.device("cpu"), quantized=True)
-        self.shard = Shard(spec, [Window(0, True, range(len(spec.layers)), True)], config)
-        entries = checkpoint.entries
-        self.shard.load(
-            lambda key: decode(entries[key], checkpoint.raw(key)),
-            lambda key: None,
-            lambda key: (entries[key].encoding, stored_rows(entries[key], checkpoint.raw(key))),
-        )
-        self.number = 0
-
-    def generate(self, prompts: list[list[int]], tokens: int) -> tuple[float, float]:
-        """Seconds of all prompts, one step each, and of `tokens` steps that decode all of them together."""
-        per_sequence, new = BLOCKS // len(prompts), []
-        begun = time.perf_counter()
-        for number, prompt in enumerate(prompts):
-            blocks = list(range(number * per_sequence, (number + 1) * per_sequence))
-            new += self._step([Run(number, 0, prompt, blocks, Outputs.LAST, Sampling(temperature=0.0))])
-        middle = time.perf_counter()
-        for position in range(tokens):
-            new = self._step(
-                [Run(n, len(prompts[n]) + position, [token], [], Outputs.LAST) for n, token in enumerate(new)]
-            )
-        ended = time.perf_counter()
-        self._step([], list(range(len(prompts))))
-        return middle - begun, ended - middle
-
-    def _step(self, runs: list[Run], dropped: list[int] | None = None) -> list[int]:
-        self.number += 1
-        outcomes = self.shard.run(0, Step(self.number, runs, dropped or []), None)
-        return [outcome.token for outcome in outcomes if not isinstance(outcomes, torch.Tensor)] if runs else []
 
 
 class LlamaCpp:
@@ -111,7 +72,7 @@ def prompt_of(length: int, salt: int = 0) -> list[int]:
     return [5 + (salt * 31 + i * 7) % 1000 for i in range(length)]
 
 
-def measure(ours: Potluck, peer: LlamaCpp, rounds: int) -> dict[str, float]:
+def measure(ours: LoneShard, peer: LlamaCpp, rounds: int) -> dict[str, float]:
     """Tokens per second of both sides, and the medians of their ratios in each turn."""
     cases = {
         "prefill_128": ([prompt_of(128)], 1, 0, 128),
@@ -143,12 +104,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", default=sys.executable, help="a Python with xllamacpp (default: this one)")
     parser.add_argument("--backend", default="", help="avx512, avx2 or generic (default: the best)")
+    parser.add_argument("--dtype", default="quantized", choices=("quantized", "weight-only", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=5, help="turns (default: 5)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--save", action="store_true", help="keep the table in bench/results/vs_llamacpp.md")
     flags = parser.parse_args()
     torch.set_num_threads(1)
-    backend = quantized.backend(flags.backend)
+    backend = packed.backend(flags.backend)
     if backend is None:
         parser.error(f"this processor has no {flags.backend}")
     results, system = {}, ""
@@ -158,7 +120,8 @@ def main() -> None:
         write_model(synthetic, smollm2)
         for name, path in (("smollm2", smollm2), ("synth_1b", synthetic)):
             peer = LlamaCpp(flags.peer, path)
-            results[name], system = measure(Potluck(path), peer, flags.rounds), peer.system
+            ours = LoneShard(path, read_spec(path), whole_model(KV_TOKENS, flags.dtype))
+            results[name], system = measure(ours, peer, flags.rounds), peer.system
             peer.close()
     print(json.dumps(results, indent=2) if flags.json else f"{table(results)}\n\nllama.cpp: {system}")
     if flags.save:

@@ -79,7 +79,7 @@ class Peer(_message.Message):
     def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., data_port: _Optional[int] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("protocol", "epoch", "spec", "checkpoint", "fingerprint", "dtype", "windows", "kv_blocks", "block_size", "peers", "sources", "checkpoint_allowed", "max_rows")
+    __slots__ = ("protocol", "epoch", "spec", "checkpoint", "fingerprint", "dtype", "windows", "kv_blocks", "block_size", "peers", "sources", "checkpoint_allowed", "max_rows", "stream_bytes")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +93,7 @@ class Assignment(_message.Message):
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_ALLOWED_FIELD_NUMBER: _ClassVar[int]
     MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
+    STREAM_BYTES_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     epoch: int
     spec: bytes
@@ -106,10 +107,11 @@ class Assignment(_message.Message):
     sources: _containers.RepeatedCompositeFieldContainer[Peer]
     checkpoint_allowed: bool
     max_rows: int
-    def __init__(self, protocol: _Optional[int] = ..., epoch: _Optional[int] = ..., spec: _Optional[bytes] = ..., checkpoint: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., windows: _Optional[_Iterable[_Union[Window, _Mapping]]] = ..., kv_blocks: _Optional[int] = ..., block_size: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., checkpoint_allowed: _Optional[bool] = ..., max_rows: _Optional[int] = ...) -> None: ...
+    stream_bytes: int
+    def __init__(self, protocol: _Optional[int] = ..., epoch: _Optional[int] = ..., spec: _Optional[bytes] = ..., checkpoint: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., windows: _Optional[_Iterable[_Union[Window, _Mapping]]] = ..., kv_blocks: _Optional[int] = ..., block_size: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., checkpoint_allowed: _Optional[bool] = ..., max_rows: _Optional[int] = ..., stream_bytes: _Optional[int] = ...) -> None: ...
 
 class Window(_message.Message):
-    __slots__ = ("stage", "embedding", "first_layer", "end_layer", "head", "next_node", "next_wants_sampled")
+    __slots__ = ("stage", "embedding", "first_layer", "end_layer", "head", "next_node", "next_wants_sampled", "streamed")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     FIRST_LAYER_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +119,7 @@ class Window(_message.Message):
     HEAD_FIELD_NUMBER: _ClassVar[int]
     NEXT_NODE_FIELD_NUMBER: _ClassVar[int]
     NEXT_WANTS_SAMPLED_FIELD_NUMBER: _ClassVar[int]
+    STREAMED_FIELD_NUMBER: _ClassVar[int]
     stage: int
     embedding: bool
     first_layer: int
@@ -124,7 +127,8 @@ class Window(_message.Message):
     head: bool
     next_node: str
     next_wants_sampled: bool
-    def __init__(self, stage: _Optional[int] = ..., embedding: _Optional[bool] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., head: _Optional[bool] = ..., next_node: _Optional[str] = ..., next_wants_sampled: _Optional[bool] = ...) -> None: ...
+    streamed: bool
+    def __init__(self, stage: _Optional[int] = ..., embedding: _Optional[bool] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., head: _Optional[bool] = ..., next_node: _Optional[str] = ..., next_wants_sampled: _Optional[bool] = ..., streamed: _Optional[bool] = ...) -> None: ...
 
 class LoadProgress(_message.Message):
     __slots__ = ("bytes_done", "bytes_total", "activity", "ready", "weight_bytes", "kv_bytes")
@@ -217,7 +221,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("node", "epochs", "compute_seconds", "wait_seconds", "transfer_seconds", "steps", "rows", "links", "resident_bytes", "uptime_seconds")
+    __slots__ = ("node", "epochs", "compute_seconds", "wait_seconds", "transfer_seconds", "steps", "rows", "links", "resident_bytes", "uptime_seconds", "stall_seconds", "streamed_bytes", "anonymous_bytes")
     NODE_FIELD_NUMBER: _ClassVar[int]
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -228,6 +232,9 @@ class StatusReply(_message.Message):
     LINKS_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STALL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STREAMED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ANONYMOUS_BYTES_FIELD_NUMBER: _ClassVar[int]
     node: str
     epochs: _containers.RepeatedScalarFieldContainer[int]
     compute_seconds: float
@@ -238,7 +245,10 @@ class StatusReply(_message.Message):
     links: _containers.RepeatedCompositeFieldContainer[LinkCount]
     resident_bytes: int
     uptime_seconds: float
-    def __init__(self, node: _Optional[str] = ..., epochs: _Optional[_Iterable[int]] = ..., compute_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., transfer_seconds: _Optional[float] = ..., steps: _Optional[int] = ..., rows: _Optional[int] = ..., links: _Optional[_Iterable[_Union[LinkCount, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_seconds: _Optional[float] = ...) -> None: ...
+    stall_seconds: float
+    streamed_bytes: int
+    anonymous_bytes: int
+    def __init__(self, node: _Optional[str] = ..., epochs: _Optional[_Iterable[int]] = ..., compute_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., transfer_seconds: _Optional[float] = ..., steps: _Optional[int] = ..., rows: _Optional[int] = ..., links: _Optional[_Iterable[_Union[LinkCount, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., stall_seconds: _Optional[float] = ..., streamed_bytes: _Optional[int] = ..., anonymous_bytes: _Optional[int] = ...) -> None: ...
 
 class LinkCount(_message.Message):
     __slots__ = ("node", "frames", "payload_bytes", "header_bytes")

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import torch
 
-from potluck.kernels.quantized import available
+from potluck.kernels.packed import available
 from potluck.models.spec import ModelSpec
 from potluck.models.spec_codec import unpack_spec
 from potluck.proto import cluster_pb2 as pb
@@ -17,7 +17,8 @@ from potluck.proto.step import LARGEST, MAX_NAME, MAX_STAGES
 from potluck.worker.fetch import check_fingerprint
 from potluck.worker.shard import Shard, ShardConfig, Window
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "quantized": torch.bfloat16}
+_KEEPS_ENCODINGS = ("quantized", "weight-only")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16} | dict.fromkeys(_KEEPS_ENCODINGS, torch.bfloat16)
 _MAX_ROWS = 4096
 _MAX_BLOCK = 1024
 
@@ -81,10 +82,13 @@ def _config(assignment: pb.Assignment) -> ShardConfig:
         if not 0 < value <= most:
             raise FrameError(f"the assignment's {what} are {value}; possible: 1 to {most}")
     dtype, device = read_dtype(assignment.dtype), torch.device("cpu")
-    quantized = assignment.dtype == "quantized"
+    quantized = assignment.dtype in _KEEPS_ENCODINGS
     if quantized and not available():
         raise FrameError("this node's Potluck was installed without a C++ compiler; use --dtype bfloat16 or float32")
-    return ShardConfig(dtype, assignment.kv_blocks, assignment.block_size, assignment.max_rows, device, quantized)
+    exact = assignment.dtype == "weight-only"
+    return ShardConfig(
+        dtype, assignment.kv_blocks, assignment.block_size, assignment.max_rows, device, quantized, exact
+    )
 
 
 def wire_dtype(name: str) -> str:
@@ -100,7 +104,7 @@ def _window(window: pb.Window, layers: int) -> Window:
     if window.embedding != (window.stage == 0):
         raise FrameError(f"stage {window.stage}: the embedding belongs to stage 0 and to no other")
     layers_ = range(window.first_layer, window.end_layer)
-    return Window(window.stage, window.embedding, layers_, window.head, window.next_wants_sampled)
+    return Window(window.stage, window.embedding, layers_, window.head, window.next_wants_sampled, window.streamed)
 
 
 def _check_route(assignment: pb.Assignment, node: str) -> None:

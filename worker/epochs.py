@@ -144,8 +144,10 @@ class Epoch:
     def close(self) -> None:
         """End the links and the answers."""
         with self._lock:
-            links, streams = list(self._links.values()), list(self._streams)
+            links, streams, shard = list(self._links.values()), list(self._streams), self._shard
             self._shard, self._held_back = None, []
+        if shard is not None:
+            shard.close()
         for link in links:
             link.close()
         for answers in streams:

@@ -21,10 +21,15 @@ from potluck.worker.emulation import Slowness
 from potluck.worker.epochs import Epoch
 from potluck.worker.kv import KvError
 from potluck.worker.shard import StepError
+from potluck.worker.shard_file import ShardFileError
+from potluck.worker.streaming import StreamError
 from potluck.worker.tensors import from_payload, to_payload
 
 _SEND_SECONDS = 30.0
-_EXPECTED = (StepError, KvError, FrameError, LinkError, MemoryError, RuntimeError, ValueError)
+_EXPECTED = (
+    *(StepError, KvError, FrameError, LinkError, ShardFileError, StreamError),
+    *(MemoryError, RuntimeError, ValueError),
+)
 _LOG = logging.getLogger("potluck.worker")
 
 

@@ -7,7 +7,7 @@ import queue
 import resource
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from potluck.kernels import quantized
-from potluck.models.checkpoint import Checkpoint, CheckpointError
-from potluck.models.decode import decode, stored_rows
+from potluck.kernels import packed
+from potluck.models.checkpoint import CheckpointError
 from potluck.models.open import UnsupportedModel, open_checkpoint
-from potluck.models.roles import TensorKey
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.link import LinkTarget
@@ -28,9 +26,11 @@ from potluck.worker.assignment import read_assignment, read_dtype, wire_dtype
 from potluck.worker.emulation import Emulation, Slowness
 from potluck.worker.epochs import Epoch, Epochs, Ways
 from potluck.worker.executor import Executor
-from potluck.worker.fetch import Fetcher, Holder
+from potluck.worker.fetch import Holder
+from potluck.worker.loading import Loader
+from potluck.worker.packing import WeightError
 from potluck.worker.shard import Shard
-from potluck.worker.weights import WeightError
+from potluck.worker.shard_file import ShardFileError
 
 _ALLOWANCE = 768 << 20  # buffers, thread stacks and allocator slack on top of an emulated node's budget
 _LOG = logging.getLogger("potluck.worker")
@@ -65,12 +65,13 @@ class Node:
     def __init__(self, config: NodeConfig) -> None:
         self._threads = config.threads or psutil.cpu_count(logical=False) or 1
         torch.set_num_threads(self._threads)
-        quantized.set_threads(self._threads)
+        packed.set_threads(self._threads)
         self.epochs = Epochs()
         self.holder = Holder(open_checkpoint)
         self._config = config
         self._slowness = Slowness(config.emulation.slow_down)
         self.executor = Executor(config.name, self._slowness)
+        self._loader = Loader(config.cache, config.token, self.holder)
         self._loading = threading.Lock()
         if config.memory is not None:
             _limit_memory(config.memory)
@@ -104,17 +105,19 @@ class Node:
         share = read_assignment(assignment, self._config.name)
         with self._loading, self.epochs.loading(assignment.epoch):
             weights, kv = Shard.required_bytes(share.spec, share.windows, share.config)
-            self._check_memory(weights + kv)
+            streamed = Shard.streamed_bytes(share.spec, share.windows, share.config)
+            self._check_memory(weights - streamed + min(streamed, assignment.stream_bytes) + kv)
             shard = Shard(share.spec, share.windows, share.config)
             total = pb.LoadProgress(weight_bytes=weights, kv_bytes=kv)
-            yield from _reported(lambda report: self._read(assignment, shard, report), total)
+            yield from _reported(lambda report: self._loader.load(assignment, share, shard, report), total)
             self.epochs.add(self._epoch(assignment, shard, share.spec.hidden))
             total.ready, total.activity = True, "ready"
             yield total
 
     def status(self, uptime: float) -> pb.StatusReply:
         """Counts since the start."""
-        totals, links = self.executor.totals, self.epochs.counts()
+        totals, links, memory = self.executor.totals, self.epochs.counts(), psutil.Process().memory_info()
+        streamers = [epoch.shard.streamer for epoch in self.epochs.held if epoch.shard.streamer is not None]
         return pb.StatusReply(
             node=self._config.name,
             epochs=[epoch.number for epoch in self.epochs.held],
@@ -129,7 +132,10 @@ class Node:
                 )
                 for node, count in links.items()
             ],
-            resident_bytes=psutil.Process().memory_info().rss,
+            resident_bytes=memory.rss,
+            anonymous_bytes=memory.rss - getattr(memory, "shared", 0),
+            stall_seconds=sum(streamer.stall_seconds for streamer in streamers),
+            streamed_bytes=sum(streamer.bytes_read for streamer in streamers),
             uptime_seconds=uptime,
         )
 
@@ -140,7 +146,7 @@ class Node:
         self.executor.stop(1.0)
 
     def _check_memory(self, needed: int) -> None:
-        held = sum(epoch.shard.weight_bytes + epoch.shard.kv_bytes for epoch in self.epochs.held)
+        held = sum(epoch.shard.memory_bytes for epoch in self.epochs.held)
         budget = self._config.memory
         have = budget - held if budget is not None else probe.free_memory(None)
         if needed > have:
@@ -149,45 +155,6 @@ class Node:
                 "use a smaller --kv-tokens, bfloat16, or another node",
                 Refusal.OVERSIZED,
             )
-
-    def _read(self, assignment: pb.Assignment, shard: Shard, report: Callable[[pb.LoadProgress], None]) -> None:
-        keys = shard.keys()
-        checkpoint = self._checkpoint(assignment, keys, report)
-        entries = {key: checkpoint.entries[key] for key in keys}
-        done, total = 0, sum(entry.nbytes for entry in entries.values())
-
-        def on_tensor(key: TensorKey) -> None:
-            nonlocal done
-            done += entries[key].nbytes
-            report(pb.LoadProgress(bytes_done=done, bytes_total=total, activity="decoding"))
-
-        def stored(key: TensorKey) -> tuple[str, torch.Tensor]:
-            return entries[key].encoding, stored_rows(entries[key], checkpoint.raw(key))
-
-        shard.load(lambda key: decode(entries[key], checkpoint.raw(key)), on_tensor, stored)
-
-    def _checkpoint(
-        self, assignment: pb.Assignment, keys: Sequence[TensorKey], report: Callable[[pb.LoadProgress], None]
-    ) -> Checkpoint:
-        """The model's own file where this node may read it and has the right one, else the fetched tensors."""
-        if assignment.checkpoint_allowed:
-            checkpoint = self.holder.find(assignment.fingerprint, assignment.checkpoint)
-            if checkpoint is not None:
-                return checkpoint
-            _LOG.info("%s is not here, or another model than the one being served; fetching", assignment.checkpoint)
-
-        def plan(total: int) -> Callable[[int], None]:
-            done = 0
-
-            def on_bytes(count: int) -> None:
-                nonlocal done
-                done += count
-                report(pb.LoadProgress(bytes_done=done, bytes_total=total, activity="fetching"))
-
-            return on_bytes
-
-        fetcher = Fetcher(self._config.cache, self._config.token, assignment)
-        return fetcher.fetch(assignment.fingerprint, keys, plan)
 
     def _epoch(self, assignment: pb.Assignment, shard: Shard, hidden: int) -> Epoch:
         peers = {peer.node: peer for peer in assignment.peers}
@@ -244,7 +211,7 @@ def _refusing(
         work(report)
     except FrameError as error:
         raise LoadRefused(error.reason, error.refusal) from None
-    except (CheckpointError, UnsupportedModel, WeightError, OSError) as error:
+    except (CheckpointError, UnsupportedModel, WeightError, ShardFileError, OSError) as error:
         raise LoadRefused(str(error), Refusal.MISMATCH) from None
     except KeyError as error:
         raise LoadRefused(f"the checkpoint has no tensor {error.args[0]}", Refusal.MISMATCH) from None

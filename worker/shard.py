@@ -5,22 +5,24 @@ Called from one thread. Windows of one node share weights, KV and what was worke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from potluck.kernels.attention_plan import Paging
+from potluck.kernels.packed import has_vectors
 from potluck.kernels.rotary import RotaryTable
-from potluck.models.roles import TensorKey, keys_of
 from potluck.models.rope import inverse_frequencies
 from potluck.models.spec import ModelSpec, Part, PartKind, Rope
 from potluck.proto.step import Outcome, Step
 from potluck.worker.batch import Batch, BatchBuilder
 from potluck.worker.decoder import Layer, embed, logits
 from potluck.worker.kv import BlockTables, KvShape, new_pools
+from potluck.worker.pieces import Form, Unit, units_of
 from potluck.worker.sampler import Sampler
-from potluck.worker.weights import Embedding, HeadWeights, Read, Stored, WeightReader, bytes_of
+from potluck.worker.streaming import Streamer
+from potluck.worker.weights import Assembly, Embedding, HeadWeights, WeightSource, bytes_of
 
 _MOST_UNDERWAY = 256  # the coordinator keeps fewer steps in flight
 
@@ -33,7 +35,8 @@ class StepError(Exception):
 class Window:
     """Consecutive parts run as one stage: maybe the embedding, some layers, maybe the head.
 
-    `next_wants_sampled`: the next stage is the head alone, so only the sampled rows go on.
+    `next_wants_sampled`: the next stage is the head alone, so only the sampled rows go on. `streamed`: its layers are
+    read for every step instead of staying in memory.
     """
 
     stage: int
@@ -41,13 +44,15 @@ class Window:
     layers: range
     head: bool
     next_wants_sampled: bool = False
+    streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ShardConfig:
     """Compute type, KV size and the most rows of a step.
 
-    `quantized`: weights that the checkpoint stores in a format that is multiplied as it is stay so.
+    `quantized`: weights that the model spec names an encoding for are kept in it; `exact`: activations are not rounded
+    to 8 bits for them.
     """
 
     dtype: torch.dtype
@@ -56,6 +61,12 @@ class ShardConfig:
     max_rows: int
     device: torch.device
     quantized: bool = False
+    exact: bool = False
+
+    @property
+    def form(self) -> Form:
+        """How weights are kept on this machine."""
+        return Form(str(self.dtype).removeprefix("torch."), self.quantized, has_vectors())
 
     @property
     def kv_shape(self) -> KvShape:
@@ -88,6 +99,8 @@ class Shard:
         self._embedding: Embedding | None = None
         self._layers: dict[int, Layer] = {}
         self._head: HeadWeights | None = None
+        self._weights: WeightSource | None = None
+        self._streamer: Streamer | None = None
         self._sampler = Sampler(spec.vocab, self._logits)
         paging = Paging(config.block_size, None, config.dtype, config.device)
         owned = [spec.layers[layer] for layer in _layers(windows)]
@@ -97,7 +110,24 @@ class Shard:
     def required_bytes(spec: ModelSpec, windows: Sequence[Window], config: ShardConfig) -> tuple[int, int]:
         """Bytes of weights and of KV that a shard of these windows allocates."""
         kv = len(list(_layers(windows))) * config.kv_shape.bytes_per_layer(spec, config.dtype)
-        return bytes_of(spec, _keys(spec, windows), config.dtype, config.quantized), kv
+        return bytes_of(spec, _units(spec, windows), config.form), kv
+
+    @staticmethod
+    def streamed_bytes(spec: ModelSpec, windows: Sequence[Window], config: ShardConfig) -> int:
+        """Bytes of weights that do not stay in memory, those in `required_bytes`."""
+        return bytes_of(spec, _streamed(windows), config.form)
+
+    @property
+    def streamed_units(self) -> list[Unit]:
+        """Units that do not stay in memory, in the order in which a step needs them."""
+        return _streamed(list(self._windows.values()))
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of KV and of the weights that stay in memory, with what streaming may take of it."""
+        streamed = self.streamed_bytes(self._spec, list(self._windows.values()), self._config)
+        held = min(streamed, self._streamer.budget) if self._streamer else 0
+        return self.weight_bytes - streamed + held + self.kv_bytes
 
     @property
     def weight_bytes(self) -> int:
@@ -109,29 +139,41 @@ class Shard:
         """Bytes of the KV pools."""
         return self.required_bytes(self._spec, list(self._windows.values()), self._config)[1]
 
-    def keys(self) -> list[TensorKey]:
-        """The tensors of the shard, each once, in the order in which they are first needed."""
-        return _keys(self._spec, list(self._windows.values()))
+    @property
+    def units(self) -> list[Unit]:
+        """The units of the shard, each once, in the order in which a token needs them."""
+        return _units(self._spec, list(self._windows.values()))
 
     @torch.inference_mode()
-    def load(self, read: Read, on_tensor: Callable[[TensorKey], None], stored: Stored | None = None) -> None:
-        """Read all tensors (float32, any order of calls), convert and place them; allocate KV.
-
-        `stored` reads quantised matrices as they are; a shard that keeps them needs it.
+    def load(self, weights: WeightSource) -> None:
+        """Take every unit's pieces, in memory or mapped, and allocate KV.
 
         Raises:
-            WeightError: a tensor's shape contradicts the model spec.
+            whatever `weights.place` does.
         """
         config, windows = self._config, list(self._windows.values())
-        source = (read, on_tensor, stored if config.quantized else None)
-        reader = WeightReader(self._spec, config.dtype, config.device, source)
+        assembly = Assembly(self._spec, config.form, config.exact)
+        placed = {unit: weights.place(unit) for unit in self.units}
+        self._weights, self._streamer = weights, weights.streamer
         if any(window.embedding for window in windows):
-            self._embedding = reader.embedding()
+            self._embedding = assembly.embedding(placed[Unit("embedding")])
         like = torch.empty(0, dtype=config.dtype, device=config.device)
         for number, pool in new_pools(_layers(windows), self._spec, config.kv_shape, like).items():
-            self._layers[number] = Layer(self._spec, self._spec.layers[number], reader.layer(number), pool)
+            layer = assembly.layer(number, placed[Unit("layer", number)])
+            self._layers[number] = Layer(self._spec, self._spec.layers[number], layer, pool)
         if any(window.head for window in windows):
-            self._head = reader.head(self._embedding)
+            matrix = Unit("embedding") if self._spec.tied_head else Unit("head")
+            self._head = assembly.head(placed[Unit("output_norm")], matrix, placed[matrix])
+
+    def close(self) -> None:
+        """No step will run any more."""
+        if self._weights is not None:
+            self._weights.close()
+
+    @property
+    def streamer(self) -> Streamer | None:
+        """What brings in the units that do not stay in memory."""
+        return self._streamer
 
     def prepared(self, number: int) -> Step | None:
         """The step of this number if it was prepared and still has windows of this shard to pass."""
@@ -164,6 +206,7 @@ class Shard:
         Raises:
             StepError: an unknown stage, a step out of order, or rows that do not fit it.
             KvError: the step's KV blocks are impossible; nothing was changed.
+            ShardFileError, StreamError: weights that it was computed with were gone.
         """
         window = self._windows.get(stage)
         if window is None:
@@ -176,12 +219,24 @@ class Shard:
             del self._underway[step.number]
         x_TD = self._enter(window, underway, x_TD)
         if len(x_TD):
-            for number in window.layers:
-                x_TD = self._layers[number].forward(x_TD, underway.batch)
+            x_TD = self._through(window.layers, x_TD, underway.batch)
         wants_sampled = window.next_wants_sampled or (window.head and not _is_head_only(window))
         if wants_sampled and underway.batch.sampled_R is not None:
             x_TD = x_TD.index_select(0, underway.batch.sampled_R)
-        return self._sampler.sample(step, x_TD) if window.head else x_TD.to(self._config.dtype)
+        out = self._sampler.sample(step, x_TD) if window.head else x_TD.to(self._config.dtype)
+        if self._weights is not None:
+            self._weights.check()
+        return out
+
+    def _through(self, layers: range, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
+        streamer = self._streamer
+        for number in layers:
+            if streamer is None:
+                x_TD = self._layers[number].forward(x_TD, batch)
+                continue
+            with streamer.here(Unit("layer", number)):
+                x_TD = self._layers[number].forward(x_TD, batch)
+        return x_TD
 
     def _arrive(self, step: Step) -> _Underway:
         if step.number != self._number + 1:
@@ -244,8 +299,12 @@ def _parts(windows: Sequence[Window]) -> Iterator[Part]:
             yield Part(PartKind.HEAD)
 
 
-def _keys(spec: ModelSpec, windows: Sequence[Window]) -> list[TensorKey]:
-    return list(dict.fromkeys(key for part in _parts(windows) for key in keys_of(spec, part)))
+def _units(spec: ModelSpec, windows: Sequence[Window]) -> list[Unit]:
+    return units_of(spec, {part.kind for part in _parts(windows)}, _layers(windows))
+
+
+def _streamed(windows: Sequence[Window]) -> list[Unit]:
+    return [Unit("layer", layer) for window in windows if window.streamed for layer in window.layers]
 
 
 def _check_windows(spec: ModelSpec, windows: Sequence[Window]) -> None:

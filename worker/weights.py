@@ -1,58 +1,57 @@
-"""The weights of a shard in the form the decoder multiplies: fused, converted, packed, one tensor at a time."""
+"""The weights of a shard in the form the decoder multiplies, put together from pieces in memory or in mapped files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from potluck.kernels.linear import Linear
-from potluck.kernels.quantized import PackedMatrix, QuantizedLinear
-from potluck.models.encodings import packed_bytes
-from potluck.models.roles import Role, TensorKey, shape_of
+from potluck.kernels.packed import PackedLinear, PackedMatrix
 from potluck.models.spec import ModelSpec
+from potluck.worker.pieces import BFLOAT16, FLOAT32, ORDER, Form, Piece, Unit, pieces_of
+from potluck.worker.streaming import Streamer
 
-Read = Callable[[TensorKey], torch.Tensor]
-# A quantised matrix as the checkpoint stores it: its encoding, and the blocks of its rows.
-Stored = Callable[[TensorKey], tuple[str, torch.Tensor]]
+_TORCH = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16, ORDER: torch.int64}
+
+# A unit's pieces by name: uint8, as `potluck.worker.packing` made them.
+Placed = Mapping[str, torch.Tensor]
 Embedding = torch.Tensor | PackedMatrix
-Product = Linear | QuantizedLinear
-
-_NORMS = frozenset(
-    {
-        Role.ATTENTION_NORM,
-        Role.ATTENTION_POST_NORM,
-        Role.FFN_NORM,
-        Role.FFN_POST_NORM,
-        Role.OUTPUT_NORM,
-        Role.Q_NORM,
-        Role.K_NORM,
-    }
-)
+Product = Linear | PackedLinear
 
 
-class WeightError(Exception):
-    """A checkpoint's tensor does not fit the model spec."""
+class WeightSource(Protocol):
+    """Where a shard's pieces are. `streamer` brings in units that do not stay in memory."""
+
+    @property
+    def streamer(self) -> Streamer | None:
+        """None where all of them stay."""
+
+    def place(self, unit: Unit) -> Placed:
+        """A unit's pieces."""
+
+    def check(self) -> None:
+        """Raise ShardFileError where a page that was computed with is gone."""
+
+    def close(self) -> None:
+        """Nobody computes with them any more."""
 
 
-def weight_dtype(role: Role, dtype: torch.dtype) -> torch.dtype:
-    """The type a weight is kept in: norms stay float32, they are small and multiply unrounded numbers."""
-    return torch.float32 if role in _NORMS else dtype
+class InMemory:
+    """Pieces made on the spot, held in memory."""
 
+    streamer: Streamer | None = None
 
-def bytes_of(spec: ModelSpec, keys: Iterable[TensorKey], dtype: torch.dtype, quantized: bool = False) -> int:
-    """Bytes that these tensors take in memory; `quantized`: those that can be are kept as they are stored."""
-    total = 0
-    for key in keys:
-        if quantized and (encoding := spec.encodings.get(str(key))):
-            total += packed_bytes(encoding, shape_of(spec, key.role))
-            continue
-        numbers = 1
-        for size in shape_of(spec, key.role):
-            numbers *= size
-        total += numbers * weight_dtype(key.role, dtype).itemsize
-    return total
+    def __init__(self, place: Callable[[Unit], Placed]) -> None:
+        self.place = place
+
+    def check(self) -> None:
+        """Memory stays."""
+
+    def close(self) -> None:
+        """Nothing to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,100 +77,83 @@ class HeadWeights:
     output: Product
 
 
-class WeightReader:
-    """Reads, checks, converts and places tensors; at most one tensor is held beside what is already placed."""
+def bytes_of(spec: ModelSpec, units: Iterable[Unit], form: Form) -> int:
+    """Bytes that the pieces of these units take."""
+    return sum(piece.nbytes for unit in units for piece in pieces_of(spec, unit, form))
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        dtype: torch.dtype,
-        device: torch.device,
-        source: tuple[Read, Callable[[TensorKey], None], Stored | None],
-    ) -> None:
-        """`source` reads float32 tensors, is told after each is placed, and reads quantised matrices as they are
-        stored (None: everything is multiplied in the compute type)."""
-        self._spec = spec
-        self._dtype = dtype
-        self._device = device
-        self._read, self._on_tensor, self._stored = source
 
-    def embedding(self) -> Embedding:
+class Assembly:
+    """Puts units together. Nothing is copied but what a head's norms are repeated for."""
+
+    def __init__(self, spec: ModelSpec, form: Form, exact: bool) -> None:
+        """`exact`: activations are not rounded to 8 bits for quantised weights."""
+        self._spec, self._form, self._exact = spec, form, exact
+
+    def embedding(self, placed: Placed) -> Embedding:
         """The embedding matrix (vocab, hidden)."""
-        key = TensorKey(Role.EMBEDDING)
-        return self._packed(key) if self._keeps(key) else self._fused([key])
+        return self._matrices(Unit("embedding"), placed, "matrix")[0]
 
-    def head(self, embedding: Embedding | None) -> HeadWeights:
-        """The head. A tied head multiplies by `embedding` where the shard has it, unpacked: held once."""
-        norm, key = self._fused([TensorKey(Role.OUTPUT_NORM)]), TensorKey(_head_role(self._spec))
-        tied = embedding if self._spec.tied_head else None
-        if isinstance(tied, torch.Tensor):
-            return HeadWeights(norm, Linear(tied, pack=False))
-        if self._keeps(key):
-            return HeadWeights(norm, QuantizedLinear([tied or self._packed(key)]))
-        return HeadWeights(norm, Linear(self._fused([key])))
-
-    def layer(self, number: int) -> LayerWeights:
-        """All tensors of one layer."""
-        spec = self._spec
-        return LayerWeights(
-            attention_norm=self._one(Role.ATTENTION_NORM, number),
-            qkv=self._linear((Role.Q, Role.K, Role.V), number, spec.qkv_bias),
-            output=self._linear((Role.O,), number, spec.output_bias),
-            ffn_norm=self._one(Role.FFN_NORM, number),
-            gate_up=self._linear((Role.GATE, Role.UP), number, False),
-            down=self._linear((Role.DOWN,), number, False),
-            qk_norm_NE=self._qk_norm(number) if spec.qk_norm else None,
-            attention_post_norm=self._one(Role.ATTENTION_POST_NORM, number) if spec.post_norms else None,
-            ffn_post_norm=self._one(Role.FFN_POST_NORM, number) if spec.post_norms else None,
+    def head(self, norm: Placed, unit: Unit, matrix: Placed) -> HeadWeights:
+        """The head, from the unit of its matrix; a tied one multiplies by the embedding's."""
+        return HeadWeights(
+            self._vectors(Unit("output_norm"), norm)["output_norm"], self._product(unit, matrix, "matrix", ())
         )
 
-    def _one(self, role: Role, layer: int) -> torch.Tensor:
-        return self._fused([TensorKey(role, layer)])
+    def layer(self, number: int, placed: Placed) -> LayerWeights:
+        """One layer."""
+        spec, unit = self._spec, Unit("layer", number)
+        vectors = self._vectors(unit, placed)
+        return LayerWeights(
+            attention_norm=vectors["attention_norm"],
+            qkv=self._product(unit, placed, "qkv", ("q_bias", "k_bias", "v_bias") if spec.qkv_bias else ()),
+            output=self._product(unit, placed, "output", ("o_bias",) if spec.output_bias else ()),
+            ffn_norm=vectors["ffn_norm"],
+            gate_up=self._product(unit, placed, "gate_up", ()),
+            down=self._product(unit, placed, "down", ()),
+            qk_norm_NE=_qk_norm(spec, vectors) if spec.qk_norm else None,
+            attention_post_norm=vectors.get("attention_post_norm"),
+            ffn_post_norm=vectors.get("ffn_post_norm"),
+        )
 
-    def _linear(self, roles: tuple[Role, ...], layer: int, bias: bool) -> Product:
-        keys = [TensorKey(role, layer) for role in roles]
-        biases = [TensorKey(Role(f"{role}_bias"), layer) for role in roles] if bias else []
-        if all(map(self._keeps, keys)):
-            pieces = [self._packed(key) for key in keys]
-            return QuantizedLinear(pieces, self._fused(biases) if biases else None)
-        weight = self._fused(keys)
-        return Linear(weight, self._fused(biases) if biases else None)
+    def _vectors(self, unit: Unit, placed: Placed) -> dict[str, torch.Tensor]:
+        pieces = pieces_of(self._spec, unit, self._form)
+        return {
+            piece.name: _plain(piece, placed) for piece in pieces if piece.encoding == FLOAT32 and "." not in piece.name
+        }
 
-    def _keeps(self, key: TensorKey) -> bool:
-        return self._stored is not None and str(key) in self._spec.encodings
+    def _product(self, unit: Unit, placed: Placed, name: str, biases: Sequence[str]) -> Product:
+        matrices = self._matrices(unit, placed, name)
+        vectors = self._vectors(unit, placed) if biases else {}
+        bias_O = torch.cat([vectors[bias] for bias in biases]) if biases else None
+        packed = [matrix for matrix in matrices if isinstance(matrix, PackedMatrix)]
+        if packed:
+            orders = [self._order(unit, placed, f"{name}.{number}.order") for number in range(len(packed))]
+            return PackedLinear(packed, bias_O, self._exact, orders)
+        (weight_OI,) = [matrix for matrix in matrices if isinstance(matrix, torch.Tensor)]
+        return Linear(weight_OI, None if bias_O is None else bias_O.to(weight_OI.dtype))
 
-    def _packed(self, key: TensorKey) -> PackedMatrix:
-        if self._stored is None:
-            raise WeightError(f"nothing reads {key} as it is stored")
-        (encoding, blocks_OB), shape = self._stored(key), shape_of(self._spec, key.role)
-        if encoding != self._spec.encodings[str(key)] or blocks_OB.shape[0] != shape[0]:
-            raise WeightError(f"tensor {key} is stored in another format than the plan was made for; plan again")
-        packed = PackedMatrix(encoding, blocks_OB, shape[1])
-        self._on_tensor(key)
-        return packed
+    def _matrices(self, unit: Unit, placed: Placed, name: str) -> list[Embedding]:
+        pieces = [piece for piece in pieces_of(self._spec, unit, self._form) if piece.name.startswith(f"{name}.")]
+        return [_matrix(piece, placed) for piece in pieces if piece.encoding != ORDER]
 
-    def _qk_norm(self, layer: int) -> torch.Tensor:
-        heads, kv_heads = self._spec.heads, self._spec.kv_heads
-        q_E, k_E = self._one(Role.Q_NORM, layer), self._one(Role.K_NORM, layer)
-        return torch.cat((q_E.expand(heads, -1), k_E.expand(kv_heads, -1)))
-
-    def _fused(self, keys: list[TensorKey]) -> torch.Tensor:
-        """Tensors joined along their first axis, each converted straight into its place."""
-        shapes = [shape_of(self._spec, key.role) for key in keys]
-        rows = [shape[0] for shape in shapes]
-        dtype = weight_dtype(keys[0].role, self._dtype)
-        fused = torch.empty((sum(rows), *shapes[0][1:]), dtype=dtype, device=self._device)
-        for key, shape, place in zip(keys, shapes, fused.split_with_sizes(rows), strict=True):
-            tensor = self._read(key)
-            if tuple(tensor.shape) != shape:
-                raise WeightError(
-                    f"tensor {key} is {tuple(tensor.shape)}, the model's config asks for {shape}; "
-                    "checkpoint and config do not belong together"
-                )
-            place.copy_(tensor)
-            self._on_tensor(key)
-        return fused
+    def _order(self, unit: Unit, placed: Placed, name: str) -> torch.Tensor | None:
+        for piece in pieces_of(self._spec, unit, self._form):
+            if piece.name == name:
+                order_I = _plain(piece, placed)
+                return None if torch.equal(order_I, torch.arange(len(order_I))) else order_I
+        return None
 
 
-def _head_role(spec: ModelSpec) -> Role:
-    return Role.EMBEDDING if spec.tied_head else Role.HEAD
+def _matrix(piece: Piece, placed: Placed) -> Embedding:
+    if piece.encoding in _TORCH:
+        return _plain(piece, placed)
+    return PackedMatrix(piece.encoding, (piece.shape[0], piece.shape[1]), placed[piece.name])
+
+
+def _plain(piece: Piece, placed: Placed) -> torch.Tensor:
+    return placed[piece.name].view(_TORCH[piece.encoding]).view(piece.shape)
+
+
+def _qk_norm(spec: ModelSpec, vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    q_E, k_E = vectors["q_norm"], vectors["k_norm"]
+    return torch.cat((q_E.expand(spec.heads, -1), k_E.expand(spec.kv_heads, -1)))

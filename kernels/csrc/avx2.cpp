@@ -90,10 +90,11 @@ void rows(const uint8_t* group, int half, const Activations& x, int64_t first, f
     const float *xs = x.scale + first * 2 * tiles, *totals = x.totals + first * tiles;
     const int32_t* sums = x.sums + first * 2 * tiles;
     for (int64_t tile = 0; tile < tiles; ++tile) {
-        if constexpr (f.two_levels) {
-            if (tile % 8 == 0) {
+        if constexpr (f.super_tiles != 0) {
+            if (tile % f.super_tiles == 0) {
                 coarse = halves(group + 16 * half);
                 if constexpr (f.minimum) coarse_minimum = halves(group + 2 * kRows + 16 * half);
+                if constexpr (f.zero) coarse_minimum = _mm256_fnmadd_ps(coarse, coarse_minimum, _mm256_setzero_ps());
                 group += super_bytes(f);
             }
         }
@@ -103,9 +104,13 @@ void rows(const uint8_t* group, int half, const Activations& x, int64_t first, f
         load<K>(group, half, w);
         const uint8_t* scales = group + plane_bytes(f);
         __m256 scale, second = _mm256_setzero_ps();
-        if constexpr (!f.two_levels) {
+        if constexpr (!f.super_tiles) {
             scale = halves(scales + 16 * half);
             if constexpr (f.minimum) second = halves(scales + 2 * kRows + 16 * half);
+            if constexpr (f.zero) second = _mm256_fnmadd_ps(scale, second, _mm256_setzero_ps());
+        } else if constexpr (!f.two_levels) {
+            scale = coarse;
+            second = coarse_minimum;
         } else if constexpr (f.half_tiles) {
             scale = _mm256_mul_ps(coarse, signed_bytes(scales + 8 * half));
             second = _mm256_mul_ps(coarse, signed_bytes(scales + kRows + 8 * half));
@@ -155,7 +160,7 @@ void product(const uint8_t* group, const Activations& x, int64_t first, int64_t 
     for (; count > 0; ++first, --count) both_halves<K, 1>(group, x, first, y, stride, valid_rows);
 }
 
-void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t* sums, float* totals) {
+void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t* sums) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
     for (int64_t half = 0; half < columns / 16; ++half) {
         const __m256 low = _mm256_loadu_ps(x + 16 * half), high = _mm256_loadu_ps(x + 16 * half + 8);
@@ -173,12 +178,38 @@ void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t*
         scale[half] = most / 127.0f;
         sums[half] = sum;
     }
-    for (int64_t tile = 0; tile < columns / kTile; ++tile)
-        totals[tile] = scale[2 * tile] * static_cast<float>(sums[2 * tile]) +
-                       scale[2 * tile + 1] * static_cast<float>(sums[2 * tile + 1]);
 }
 
 #include "dense.inc"
+
+struct Vec {
+    __m256 low, high;
+};
+constexpr int kBlockRows = 6, kTogether = 1; // 12 registers of sums, two of weights
+
+inline Vec load_vec(const uint8_t* at) {
+    const float* floats = reinterpret_cast<const float*>(at);
+    return {_mm256_loadu_ps(floats), _mm256_loadu_ps(floats + 8)};
+}
+inline Vec load_halves(const uint8_t* at) { return {halves(at), halves(at + 16)}; }
+inline __m256 even_of(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
+inline __m256 odd_of(__m256i pairs) {
+    return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+inline Vec load_even(const uint8_t* at) { return {even_of(load32(at)), even_of(load32(at + 32))}; }
+inline Vec load_odd(const uint8_t* at) { return {odd_of(load32(at)), odd_of(load32(at + 32))}; }
+inline Vec set_vec(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+inline Vec fma_vec(Vec a, Vec b, Vec c) {
+    return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+inline void store_vec(float* at, Vec vec, int64_t valid) {
+    float lanes[16];
+    _mm256_storeu_ps(lanes, vec.low);
+    _mm256_storeu_ps(lanes + 8, vec.high);
+    std::memcpy(at, lanes, sizeof(float) * static_cast<size_t>(valid));
+}
+
+#include "exact.inc"
 
 } // namespace
 
@@ -186,8 +217,14 @@ const Backend* avx2_backend() {
     static const Backend backend = {
         "avx2",
         {product<Kind::Q4_0>, product<Kind::Q4_1>, product<Kind::Q5_0>, product<Kind::Q5_1>, product<Kind::Q8_0>,
-         product<Kind::Q4_K>, product<Kind::Q5_K>, product<Kind::Q6_K>},
+         product<Kind::Q4_K>, product<Kind::Q5_K>, product<Kind::Q6_K>, product<Kind::INT4_G32>,
+         product<Kind::INT4_G128>, product<Kind::INT8_G32>, product<Kind::INT8_G128>},
         quantize,
+        kBlockRows,
+        {{bytes_of_block<PlainF32>, lay_out_block<PlainF32>, multiply_exact<PlainF32>},
+         {bytes_of_block<PlainBF16>, lay_out_block<PlainBF16>, multiply_exact<PlainBF16>},
+         {bytes_of_block<PlainF16>, lay_out_block<PlainF16>, multiply_exact<PlainF16>}},
+        0,
         norm,
         gate,
         turn,

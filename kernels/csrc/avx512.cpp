@@ -74,10 +74,11 @@ void rows(const uint8_t* group, const Activations& x, int64_t first, float* y, i
     const float *xs = x.scale + first * 2 * tiles, *totals = x.totals + first * tiles;
     const int32_t* sums = x.sums + first * 2 * tiles;
     for (int64_t tile = 0; tile < tiles; ++tile) {
-        if constexpr (f.two_levels) {
-            if (tile % 8 == 0) {
+        if constexpr (f.super_tiles != 0) {
+            if (tile % f.super_tiles == 0) {
                 coarse = halves(group);
                 if constexpr (f.minimum) coarse_minimum = halves(group + 2 * kRows);
+                if constexpr (f.zero) coarse_minimum = _mm512_fnmadd_ps(coarse, coarse_minimum, _mm512_setzero_ps());
                 group += super_bytes(f);
             }
         }
@@ -88,9 +89,13 @@ void rows(const uint8_t* group, const Activations& x, int64_t first, float* y, i
         load<K>(group, w);
         const uint8_t* scales = group + plane_bytes(f);
         __m512 scale, second = _mm512_setzero_ps();
-        if constexpr (!f.two_levels) {
+        if constexpr (!f.super_tiles) {
             scale = halves(scales);
             if constexpr (f.minimum) second = halves(scales + 2 * kRows);
+            if constexpr (f.zero) second = _mm512_fnmadd_ps(scale, second, _mm512_setzero_ps());
+        } else if constexpr (!f.two_levels) {
+            scale = coarse;
+            second = coarse_minimum;
         } else if constexpr (f.half_tiles) {
             scale = _mm512_mul_ps(coarse, signed_bytes(scales));
             second = _mm512_mul_ps(coarse, signed_bytes(scales + kRows));
@@ -138,7 +143,7 @@ void product(const uint8_t* group, const Activations& x, int64_t first, int64_t 
     }
 }
 
-void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t* sums, float* totals) {
+void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t* sums) {
     for (int64_t half = 0; half < columns / 16; ++half) {
         const __m512 in = _mm512_loadu_ps(x + 16 * half);
         const float most = _mm512_reduce_max_ps(_mm512_abs_ps(in));
@@ -148,27 +153,90 @@ void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t*
         scale[half] = most / 127.0f;
         sums[half] = _mm512_reduce_add_epi32(rounded);
     }
-    for (int64_t tile = 0; tile < columns / kTile; ++tile)
-        totals[tile] = scale[2 * tile] * static_cast<float>(sums[2 * tile]) +
-                       scale[2 * tile + 1] * static_cast<float>(sums[2 * tile + 1]);
 }
 
 #include "dense.inc"
 
+using Vec = __m512;
+constexpr int kBlockRows = 12, kTogether = 2; // 24 sums, two vectors of weights
+
+inline Vec load_vec(const uint8_t* at) { return _mm512_loadu_ps(at); }
+inline Vec load_halves(const uint8_t* at) { return halves(at); }
+inline Vec load_even(const uint8_t* at) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(at), 16)); }
+inline Vec load_odd(const uint8_t* at) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(at), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+inline Vec set_vec(float value) { return _mm512_set1_ps(value); }
+inline Vec fma_vec(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline void store_vec(float* at, Vec vec, int64_t valid) {
+    _mm512_mask_storeu_ps(at, static_cast<__mmask16>((1u << valid) - 1u), vec);
+}
+
+#include "exact.inc"
+
+} // namespace
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(                                                                                            \
+    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c,avx512bf16"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c,avx512bf16")
+#endif
+
+namespace {
+namespace pairs {
+
+// Once more, because what was compiled without this instruction cannot take it in.
+#include "exact.inc"
+
+// Products of bfloat16 pairs in one instruction: twice the speed of float32, x rounded to bfloat16.
+struct PairsBF16 {
+    using X = uint32_t;
+    static constexpr int kColumns = 2, kBytes = 64;
+    static X take(const float* x, int64_t column, int64_t columns) {
+        const uint32_t odd = column + 1 < columns ? bfloat_bits(x[column + 1]) : 0;
+        return bfloat_bits(x[column]) | odd << 16;
+    }
+    template <int M, int N> static void step(Vec acc[M][N], const uint8_t* w, size_t group, const X* x) {
+        __m512bh weight[M];
+        for (int m = 0; m < M; ++m) weight[m] = (__m512bh)_mm512_loadu_si512(w + m * group);
+        for (int n = 0; n < N; ++n) {
+            const __m512bh both = (__m512bh)_mm512_set1_epi32(static_cast<int>(x[n]));
+            for (int m = 0; m < M; ++m) acc[m][n] = _mm512_dpbf16_ps(acc[m][n], weight[m], both);
+        }
+    }
+};
+
+} // namespace pairs
 } // namespace
 
 const Backend* avx512_backend() {
-    static const Backend backend = {
+    static Backend backend = {
         "avx512",
         {product<Kind::Q4_0>, product<Kind::Q4_1>, product<Kind::Q5_0>, product<Kind::Q5_1>, product<Kind::Q8_0>,
-         product<Kind::Q4_K>, product<Kind::Q5_K>, product<Kind::Q6_K>},
+         product<Kind::Q4_K>, product<Kind::Q5_K>, product<Kind::Q6_K>, product<Kind::INT4_G32>,
+         product<Kind::INT4_G128>, product<Kind::INT8_G32>, product<Kind::INT8_G128>},
         quantize,
+        kBlockRows,
+        {{bytes_of_block<PlainF32>, lay_out_block<PlainF32>, multiply_exact<PlainF32>},
+         {bytes_of_block<PlainBF16>, lay_out_block<PlainBF16>, multiply_exact<PlainBF16>},
+         {bytes_of_block<PlainF16>, lay_out_block<PlainF16>, multiply_exact<PlainF16>}},
+        0,
         norm,
         gate,
         turn,
         attend,
     };
     __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512bf16")) {
+        using pairs::PairsBF16;
+        backend.plain[1] = {pairs::bytes_of_block<PairsBF16>, pairs::lay_out_block<PairsBF16>,
+                            pairs::multiply_exact<PairsBF16>};
+        backend.panel = 1;
+    }
     const bool can = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                      __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("f16c");

@@ -30,7 +30,7 @@ void product(const uint8_t* group, const Activations& x, int64_t first, int64_t 
     }
 }
 
-void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t* sums, float* totals) {
+void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t* sums) {
     for (int64_t half = 0; half < columns / 16; ++half) {
         const float* in = x + 16 * half;
         float most = 0.0f;
@@ -45,12 +45,42 @@ void quantize(const float* x, int64_t columns, int8_t* q, float* scale, int32_t*
         scale[half] = most / 127.0f;
         sums[half] = sum;
     }
-    for (int64_t tile = 0; tile < columns / kTile; ++tile)
-        totals[tile] = scale[2 * tile] * static_cast<float>(sums[2 * tile]) +
-                       scale[2 * tile + 1] * static_cast<float>(sums[2 * tile + 1]);
 }
 
 #include "dense.inc"
+
+using Vec = Lanes;
+constexpr int kBlockRows = 4, kTogether = 1;
+
+inline Vec load_vec(const uint8_t* at) {
+    Vec vec;
+    std::memcpy(&vec, at, sizeof vec);
+    return vec;
+}
+inline Vec load_halves(const uint8_t* at) {
+    Vec vec;
+    for (int r = 0; r < kRows; ++r) {
+        uint16_t half;
+        std::memcpy(&half, at + 2 * r, 2);
+        vec[r] = half_to_float(half);
+    }
+    return vec;
+}
+inline Vec load_even(const uint8_t* at) {
+    Bits bits;
+    std::memcpy(&bits, at, sizeof bits);
+    return std::bit_cast<Vec>(bits << 16);
+}
+inline Vec load_odd(const uint8_t* at) {
+    Bits bits;
+    std::memcpy(&bits, at, sizeof bits);
+    return std::bit_cast<Vec>(bits & 0xffff0000u);
+}
+inline Vec set_vec(float value) { return every(value); }
+inline Vec fma_vec(Vec a, Vec b, Vec c) { return a * b + c; }
+inline void store_vec(float* at, Vec vec, int64_t valid) { std::memcpy(at, &vec, sizeof(float) * static_cast<size_t>(valid)); }
+
+#include "exact.inc"
 
 } // namespace
 
@@ -58,8 +88,14 @@ const Backend* generic_backend() {
     static const Backend backend = {
         "generic",
         {product<Kind::Q4_0>, product<Kind::Q4_1>, product<Kind::Q5_0>, product<Kind::Q5_1>, product<Kind::Q8_0>,
-         product<Kind::Q4_K>, product<Kind::Q5_K>, product<Kind::Q6_K>},
+         product<Kind::Q4_K>, product<Kind::Q5_K>, product<Kind::Q6_K>, product<Kind::INT4_G32>,
+         product<Kind::INT4_G128>, product<Kind::INT8_G32>, product<Kind::INT8_G128>},
         quantize,
+        kBlockRows,
+        {{bytes_of_block<PlainF32>, lay_out_block<PlainF32>, multiply_exact<PlainF32>},
+         {bytes_of_block<PlainBF16>, lay_out_block<PlainBF16>, multiply_exact<PlainBF16>},
+         {bytes_of_block<PlainF16>, lay_out_block<PlainF16>, multiply_exact<PlainF16>}},
+        0,
         norm,
         gate,
         turn,

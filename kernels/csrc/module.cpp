@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "formats.hpp"
+#include "guard.hpp"
 #include "pool.hpp"
 
 namespace {
@@ -86,44 +87,83 @@ struct Scratch {
     std::vector<int8_t> q;
     std::vector<float> scale, totals;
     std::vector<int32_t> sums;
+    std::vector<uint8_t> blocks, panels;
 };
 
-// multiply(kind, packed, rows, columns, x, count, y, stride)
-PyObject* multiply_(PyObject*, PyObject* const* args, Py_ssize_t given) {
-    int64_t n[8];
-    if (!numbers_of_format(args, given, 8, n)) return nullptr;
-    const Kind kind = static_cast<Kind>(n[0]);
-    const uint8_t* packed = pointer<const uint8_t>(n[1]);
-    const int64_t rows = n[2], columns = n[3], count = n[5], stride = n[7];
-    const float* x = pointer<const float>(n[4]);
-    float* y = pointer<float>(n[6]);
-    Py_BEGIN_ALLOW_THREADS;
+Scratch& own_scratch() {
     static thread_local Scratch scratch;
-    const size_t tiles = static_cast<size_t>(count * columns / kTile);
-    if (scratch.totals.size() < tiles) {
-        scratch.q.resize(tiles * kTile);
-        scratch.scale.resize(2 * tiles);
-        scratch.sums.resize(2 * tiles);
-        scratch.totals.resize(tiles);
-    }
-    Scratch* own = &scratch; // a lambda would see its own thread's
+    return scratch;
+}
+
+template <typename T> void at_least(std::vector<T>& vector, size_t size) {
+    if (vector.size() < size) vector.resize(size);
+}
+
+void quantize_row(const float* x, int64_t columns, int64_t row, Scratch& out) {
+    float* scale = out.scale.data() + row * (columns / 16);
+    int32_t* sums = out.sums.data() + row * (columns / 16);
+    float* totals = out.totals.data() + row * (columns / kTile);
+    g_backend->quantize(x + row * columns, columns, out.q.data() + row * columns, scale, sums);
+    for (int64_t tile = 0; tile < columns / kTile; ++tile)
+        totals[tile] = scale[2 * tile] * static_cast<float>(sums[2 * tile]) +
+                       scale[2 * tile + 1] * static_cast<float>(sums[2 * tile + 1]);
+}
+
+// With activations of 8 bits.
+void multiply_rounded(const Exact& work) {
+    Scratch& scratch = own_scratch(); // a lambda in another thread would see that thread's
+    const size_t tiles = static_cast<size_t>(work.count * work.columns / kTile);
+    at_least(scratch.q, tiles * kTile);
+    at_least(scratch.scale, 2 * tiles);
+    at_least(scratch.sums, 2 * tiles);
+    at_least(scratch.totals, tiles);
     Pool& pool = Pool::shared();
-    pool.run(count, 16, [&](int64_t begin, int64_t end) {
-        for (int64_t t = begin; t < end; ++t)
-            g_backend->quantize(x + t * columns, columns, own->q.data() + t * columns,
-                                own->scale.data() + t * (columns / 16), own->sums.data() + t * (columns / 16),
-                                own->totals.data() + t * (columns / kTile));
+    pool.run(work.count, 16, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) quantize_row(work.x, work.columns, row, scratch);
     });
-    const Activations activations = {own->q.data(), own->scale.data(), own->sums.data(), own->totals.data(), columns};
-    const size_t size = group_bytes(format(kind), columns);
-    const int64_t groups = (rows + kRows - 1) / kRows;
-    const GroupProduct product = g_backend->products[static_cast<int>(kind)];
-    pool.run(groups, 4, [&](int64_t begin, int64_t end) {
+    const Activations activations = {scratch.q.data(), scratch.scale.data(), scratch.sums.data(), scratch.totals.data(),
+                                     work.columns};
+    const size_t size = group_bytes(format(work.kind), work.columns);
+    const GroupProduct product = g_backend->products[static_cast<int>(work.kind)];
+    pool.run((work.rows + kRows - 1) / kRows, 4, [&](int64_t begin, int64_t end) {
         for (int64_t g = begin; g < end; ++g) {
-            const int64_t valid = rows - g * kRows < kRows ? rows - g * kRows : kRows;
-            product(packed + static_cast<size_t>(g) * size, activations, 0, count, y + g * kRows, stride, valid);
+            const int64_t valid = work.rows - g * kRows < kRows ? work.rows - g * kRows : kRows;
+            product(work.packed + static_cast<size_t>(g) * size, activations, 0, work.count, work.y + g * kRows, work.stride,
+                    valid);
         }
     });
+}
+
+void multiply_exact(const Exact& work) {
+    Scratch& scratch = own_scratch();
+    const Format f = format(work.kind);
+    const int which = is_plain(f) ? static_cast<int>(work.kind) - kQuantized : g_backend->panel;
+    const ExactProducts products = g_backend->plain[which];
+    const int64_t count = (work.count + g_backend->block_rows - 1) / g_backend->block_rows;
+    at_least(scratch.blocks, static_cast<size_t>(count) * products.block_bytes(work));
+    Pool& pool = Pool::shared();
+    pool.run(count, 2, [&](int64_t begin, int64_t end) {
+        for (int64_t block = begin; block < end; ++block) products.lay_out(work, block, scratch.blocks.data());
+    });
+    const uint8_t* blocks = scratch.blocks.data();
+    pool.run((work.rows + kRows - 1) / kRows, 4, [&](int64_t begin, int64_t end) {
+        std::vector<uint8_t>& panels = own_scratch().panels;
+        if (!is_plain(f)) at_least(panels, static_cast<size_t>(4 * 4 * kRows * work.columns));
+        products.multiply(work, blocks, begin, end, panels.data());
+    });
+}
+
+// multiply(kind, packed, rows, columns, x, count, y, stride, exact)
+PyObject* multiply_(PyObject*, PyObject* const* args, Py_ssize_t given) {
+    int64_t n[9];
+    if (!numbers_of_format(args, given, 9, n)) return nullptr;
+    const Exact work = {static_cast<Kind>(n[0]), pointer<const uint8_t>(n[1]), n[2], n[3], pointer<const float>(n[4]),
+                        n[5], pointer<float>(n[6]), n[7]};
+    Py_BEGIN_ALLOW_THREADS;
+    if (n[8] != 0 || is_plain(format(work.kind)))
+        multiply_exact(work);
+    else
+        multiply_rounded(work);
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
 }
@@ -186,6 +226,28 @@ PyObject* attend_(PyObject*, PyObject* const* args, Py_ssize_t given) {
     Py_RETURN_NONE;
 }
 
+// guard(address, size), unguard(slot), was_missed(slot), misses(): see guard.hpp
+PyObject* guard_(PyObject*, PyObject* const* args, Py_ssize_t given) {
+    int64_t n[2];
+    if (!numbers(args, given, 2, n)) return nullptr;
+    return PyLong_FromLong(guard(static_cast<uintptr_t>(n[0]), static_cast<size_t>(n[1])));
+}
+
+PyObject* unguard_(PyObject*, PyObject* slot) {
+    const long number = PyLong_AsLong(slot);
+    if (number == -1 && PyErr_Occurred()) return nullptr;
+    unguard(static_cast<int>(number));
+    Py_RETURN_NONE;
+}
+
+PyObject* was_missed_(PyObject*, PyObject* slot) {
+    const long number = PyLong_AsLong(slot);
+    if (number == -1 && PyErr_Occurred()) return nullptr;
+    return PyBool_FromLong(was_missed(static_cast<int>(number)));
+}
+
+PyObject* misses_(PyObject*, PyObject*) { return PyLong_FromLongLong(misses()); }
+
 // backend(name): use the one of this name, the best there is for "", and say which it is; None where it cannot run.
 PyObject* backend_(PyObject*, PyObject* name) {
     Py_ssize_t size;
@@ -216,6 +278,10 @@ PyMethodDef kMethods[] = {
     {"attend", reinterpret_cast<Fast>(reinterpret_cast<void*>(attend_)), METH_FASTCALL, nullptr},
     {"backend", backend_, METH_O, nullptr},
     {"threads", threads_, METH_O, nullptr},
+    {"guard", reinterpret_cast<Fast>(reinterpret_cast<void*>(guard_)), METH_FASTCALL, nullptr},
+    {"unguard", unguard_, METH_O, nullptr},
+    {"was_missed", was_missed_, METH_O, nullptr},
+    {"misses", misses_, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -229,6 +295,6 @@ PyMODINIT_FUNC PyInit__native(void) {
     g_backend = named_backend("");
     PyObject* module = PyModule_Create(&kModule);
     // kernels/native_module.py takes no other: an extension left over from an older checkout would compute nonsense.
-    if (module && PyModule_AddIntConstant(module, "VERSION", 2) < 0) return nullptr;
+    if (module && PyModule_AddIntConstant(module, "VERSION", 3) < 0) return nullptr;
     return module;
 }

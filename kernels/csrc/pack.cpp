@@ -1,4 +1,5 @@
 // From GGUF blocks to the packed layout, and single rows back (an embedding's).
+#include <bit>
 #include <cstring>
 
 #include "formats.hpp"
@@ -95,6 +96,18 @@ void read_block(Kind kind, const uint8_t* in, Block& block) {
     const uint8_t* rest = in + 2;
     std::memcpy(&block.d, in, 2);
     switch (kind) {
+    case Kind::INT4_G32:
+    case Kind::INT4_G128:
+    case Kind::INT8_G32:
+    case Kind::INT8_G128: {
+        const Format f = format(kind);
+        std::memcpy(&block.m, in + 2, 2);
+        if (f.bits == 8)
+            std::memcpy(block.q, in + 4, static_cast<size_t>(f.block_columns));
+        else
+            for (int c = 0; c < f.block_columns; c += kTile) low_high_nibbles(in + 4 + c / 2, block.q + c);
+        break;
+    }
     case Kind::Q4_1:
     case Kind::Q5_1:
         std::memcpy(&block.m, in + 2, 2);
@@ -140,9 +153,10 @@ struct Place {
 };
 
 Place place_of(Format f, int64_t tile) {
-    if (!f.two_levels) return {static_cast<size_t>(tile * tile_bytes(f)), 0};
-    const size_t super = static_cast<size_t>(tile / 8) * (super_bytes(f) + 8 * tile_bytes(f));
-    return {super + super_bytes(f) + static_cast<size_t>(tile % 8) * tile_bytes(f), super};
+    if (!f.super_tiles) return {static_cast<size_t>(tile * tile_bytes(f)), 0};
+    const size_t before = static_cast<size_t>(tile / f.super_tiles);
+    const size_t super = before * static_cast<size_t>(super_bytes(f) + f.super_tiles * tile_bytes(f));
+    return {super + static_cast<size_t>(super_bytes(f) + tile % f.super_tiles * tile_bytes(f)), super};
 }
 
 void put_half(uint8_t* at, int row, uint16_t half) { std::memcpy(at + 2 * row, &half, 2); }
@@ -154,16 +168,41 @@ void put_block(Kind kind, const Block& block, int64_t first_tile, int row, uint8
         uint8_t* tile = group + at.tile;
         uint8_t* scales = tile + plane_bytes(f);
         put_tile(f, block.q + kTile * t, row, tile);
-        if (!f.two_levels) {
-            put_half(scales, row, block.d);
-            if (f.minimum) put_half(scales + 2 * kRows, row, block.m);
-            continue;
+        if (f.two_levels) {
+            scales[row] = f.half_tiles ? block.scales[2 * t] : block.scales[t];
+            scales[kRows + row] = f.half_tiles ? block.scales[2 * t + 1] : block.minima[t];
         }
-        scales[row] = f.half_tiles ? block.scales[2 * t] : block.scales[t];
-        scales[kRows + row] = f.half_tiles ? block.scales[2 * t + 1] : block.minima[t];
-        put_half(group + at.super, row, block.d);
-        if (f.minimum) put_half(group + at.super + 2 * kRows, row, block.m);
+        uint8_t* halves = f.super_tiles ? group + at.super : scales;
+        put_half(halves, row, block.d);
+        if (f.minimum) put_half(halves + 2 * kRows, row, block.m);
     }
+}
+
+// Where the bytes of a plain number stand in its group.
+size_t plain_place(Kind kind, int64_t column, int row) {
+    if (kind == Kind::BF16) return static_cast<size_t>(64 * (column / 2) + 4 * row + 2 * (column % 2));
+    const int size = format(kind).bits / 8;
+    return static_cast<size_t>((kRows * column + row) * size);
+}
+
+void pack_plain(Kind kind, const uint8_t* in, int64_t rows, int64_t columns, uint8_t* packed) {
+    const size_t size = static_cast<size_t>(format(kind).bits / 8), group = group_bytes(format(kind), columns);
+    for (int64_t row = 0; row < rows; ++row) {
+        uint8_t* out = packed + static_cast<size_t>(row / kRows) * group;
+        for (int64_t c = 0; c < columns; ++c, in += size)
+            std::memcpy(out + plain_place(kind, c, static_cast<int>(row % kRows)), in, size);
+    }
+}
+
+float plain_number(Kind kind, const uint8_t* at) {
+    if (kind == Kind::F32) {
+        float value;
+        std::memcpy(&value, at, 4);
+        return value;
+    }
+    uint16_t half;
+    std::memcpy(&half, at, 2);
+    return kind == Kind::F16 ? half_to_float(half) : std::bit_cast<float>(static_cast<uint32_t>(half) << 16);
 }
 
 uint16_t half_at(const uint8_t* at, int row) {
@@ -179,6 +218,7 @@ void pack(Kind kind, const uint8_t* blocks, int64_t rows, int64_t columns, uint8
     const size_t size = group_bytes(f, columns);
     const int64_t per_row = columns / f.block_columns;
     std::memset(packed, 0, packed_bytes(kind, rows, columns));
+    if (is_plain(f)) return pack_plain(kind, blocks, rows, columns, packed);
     for (int64_t row = 0; row < rows; ++row) {
         uint8_t* group = packed + static_cast<size_t>(row / kRows) * size;
         for (int64_t b = 0; b < per_row; ++b) {
@@ -193,7 +233,8 @@ void unpack_row(Kind kind, const uint8_t* packed, int64_t columns, int64_t row, 
     const Format f = format(kind);
     const uint8_t* group = packed + static_cast<size_t>(row / kRows) * group_bytes(f, columns);
     const int r = static_cast<int>(row % kRows);
-    for (int64_t t = 0; t < columns / kTile; ++t) {
+    for (int64_t c = 0; is_plain(f) && c < columns; ++c) out[c] = plain_number(kind, group + plain_place(kind, c, r));
+    for (int64_t t = 0; !is_plain(f) && t < columns / kTile; ++t) {
         const Place at = place_of(f, t);
         const uint8_t *tile = group + at.tile, *scales = tile + plane_bytes(f), *super = group + at.super;
         for (int column = 0; column < kTile; ++column) {
@@ -203,8 +244,9 @@ void unpack_row(Kind kind, const uint8_t* packed, int64_t columns, int64_t row, 
                 q |= ((tile[256 + 64 * (bit - 4) + 8 * step + place / 8] >> (place % 8)) & 1) << bit;
             float scale, minimum = 0.0f;
             if (!f.two_levels) {
-                scale = half_to_float(half_at(scales, r));
-                if (f.minimum) minimum = half_to_float(half_at(scales + 2 * kRows, r));
+                const uint8_t* halves = f.super_tiles ? super : scales;
+                scale = half_to_float(half_at(halves, r));
+                if (f.minimum) minimum = half_to_float(half_at(halves + 2 * kRows, r)) * (f.zero ? -scale : 1.0f);
             } else if (f.half_tiles) {
                 scale = half_to_float(half_at(super, r)) * static_cast<int8_t>(scales[(column / 16) * kRows + r]);
             } else {

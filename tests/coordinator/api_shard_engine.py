@@ -5,15 +5,21 @@ Whole prompts at once, blocks given out as needed, no queue: the scheduler is te
 
 import asyncio
 import hashlib
+import math
 from dataclasses import dataclass, field
 
 import torch
 
 from potluck.coordinator.generation import Drawn, EngineStatus, Generation, NodeStatus
+from potluck.models.checkpoint import TensorEntry
+from potluck.models.mapped_checkpoint import needed_keys
 from potluck.models.roles import shape_of
 from potluck.models.spec import LayerSpec, ModelSpec, Rope
 from potluck.proto.step import Outputs, Run, Step
+from potluck.worker.packing import Packer
+from potluck.worker.pieces import pieces_of
 from potluck.worker.shard import Shard, ShardConfig, Window
+from potluck.worker.weights import InMemory
 
 BLOCK, BLOCKS = 16, 1024
 
@@ -29,6 +35,18 @@ def tensor(spec, key):
     seed = int.from_bytes(hashlib.sha256(str(key).encode()).digest()[:4], "big")
     values = torch.randn(shape_of(spec, key.role), generator=torch.Generator().manual_seed(seed))
     return values.abs() if values.dim() == 1 else values * 0.3
+
+
+class Random:
+    """A checkpoint of such weights."""
+
+    def __init__(self, spec):
+        self.spec = spec
+        shapes = {key: shape_of(spec, key.role) for key in needed_keys(spec)}
+        self.entries = {key: TensorEntry(key, "F32", shape, 4 * math.prod(shape)) for key, shape in shapes.items()}
+
+    def raw(self, key):
+        return memoryview(tensor(self.spec, key).numpy()).cast("B")
 
 
 @dataclass(eq=False)
@@ -64,7 +82,8 @@ class ShardEngine:
         spec = tiny_spec(vocab)
         config = ShardConfig(torch.float32, BLOCKS, BLOCK, 8192, torch.device("cpu"))
         self.shard = Shard(spec, [Window(0, True, range(2), True)], config)
-        self.shard.load(lambda key: tensor(spec, key), lambda key: None)
+        packer = Packer(spec, Random(spec))
+        self.shard.load(InMemory(lambda unit: packer.place(pieces_of(spec, unit, config.form))))
         self.free = list(range(BLOCKS))
         self.active = {}
         self.cancelled = set()

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from potluck.kernels import extension, quantized
+from potluck.kernels import extension, packed
 from potluck.kernels.attention import paged_attention, paged_attention_lse
 from potluck.kernels.attention_inputs import HeadNorm, place_qkv, place_qkv_reference
 from potluck.kernels.attention_plan import AttentionPlan, Paging, Span, plan_attention
@@ -22,10 +22,10 @@ CLOSE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
 @pytest.fixture(params=["avx512", "avx2", "generic"])
 def backend(request):
-    if quantized.backend(request.param) is None:
+    if packed.backend(request.param) is None:
         pytest.skip(f"this processor has no {request.param}")
     yield request.param
-    quantized.backend()
+    packed.backend()
 
 
 def random(*shape, dtype=torch.float32, seed=0):
@@ -112,7 +112,7 @@ def test_scores_far_apart_and_threads():
     wanted, _ = paged_attention_lse(q_THE, pool, plan, 1.0)
     assert torch.allclose(alone, wanted, atol=1e-4)
     try:
-        quantized.set_threads(3)
+        packed.set_threads(3)
         assert all(torch.equal(paged_attention(q_THE, pool, plan, 1.0), alone) for _ in range(20))
     finally:
-        quantized.set_threads(1)
+        packed.set_threads(1)

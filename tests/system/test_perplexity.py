@@ -12,7 +12,7 @@ from potluck.coordinator.api.app import create_app
 from potluck.coordinator.api.options import ApiOptions
 from potluck.coordinator.api.server import bind, serve_app
 from potluck.coordinator.metrics import Metrics
-from potluck.kernels import quantized
+from potluck.kernels import packed
 from potluck.models.tokenizer import load_tokenizer
 
 PROSE = """A market is a place where people who have too much of one thing meet people who have too little of it. The
@@ -85,7 +85,7 @@ def reference(real):
     ],
 )
 def test_perplexity_is_that_of_transformers(rig, real, reference, name, nodes, rounds, dtype, allowed):
-    if dtype == "quantized" and not quantized.available():
+    if dtype == "quantized" and not packed.available():
         pytest.skip("Potluck was installed without its C++ extension")
     files, _ = real(name)
     tokenizer = load_tokenizer(Path(files.path))

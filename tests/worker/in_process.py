@@ -10,12 +10,19 @@ from pathlib import Path
 import torch
 from msgspec import structs
 
-from potluck.models.decode import decode
 from potluck.models.open import open_checkpoint, read_spec
 from potluck.proto.step import Outputs, Run, Sampling, Step
+from potluck.worker.packing import Packer
+from potluck.worker.pieces import pieces_of
 from potluck.worker.shard import Shard, ShardConfig, Window
+from potluck.worker.weights import InMemory
 
 GREEDY = Sampling(temperature=0.0)
+
+
+def in_memory(packer, config):
+    """Weights of a checkpoint that no file holds."""
+    return InMemory(lambda unit: packer.place(pieces_of(packer.spec, unit, config.form)))
 
 
 @dataclass(frozen=True)
@@ -75,14 +82,10 @@ class Pipeline:
         self.shards = {}
         checkpoint = open_checkpoint(path)
 
-        def read(key):
-            tensor = decode(checkpoint.entries[key], checkpoint.raw(key))
-            return change(key, tensor) if change else tensor
-
         for node in {node for node, _ in self.route}:
             windows = [window for owner, window in self.route if owner == node]
             self.shards[node] = Shard(self.spec, windows, config)
-            self.shards[node].load(read, lambda key: None)
+            self.shards[node].load(in_memory(Packer(self.spec, checkpoint, change), config))
         self.number = 0
 
     def step(self, runs, dropped=()):

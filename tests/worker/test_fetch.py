@@ -1,6 +1,7 @@
 """Weights from another worker: the same text, nothing fetched twice, nothing wrong kept, nothing outside the cache."""
 
 import os
+import shutil
 import signal
 import threading
 
@@ -75,6 +76,7 @@ def test_damaged_and_half_fetched_tensors_are_completed(two_workers, processes, 
     os.truncate(place / "0.up.part", 1000)
     down = place / "0.down"
     down.rename(place / "0.down.part")
+    shutil.rmtree(worker.log.parent / worker.name / "shards")
     with (place / "0.down.part").open("r+b") as file:
         file.write(b"\xff" * 8)
     with processes.running(processes.Worker("b", worker.log.parent)) as (again,):

@@ -1,35 +1,31 @@
 """Shards whose weights stay as the checkpoint stores them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from potluck.kernels import quantized
-from potluck.kernels.quantized import PackedMatrix
+from potluck.kernels import packed
+from potluck.kernels.packed import PackedMatrix
 from potluck.models.checkpoint import CheckpointError
 from potluck.models.decode import decode, stored_rows
 from potluck.models.open import open_checkpoint, read_spec
 from potluck.planner.costs import weight_bytes
+from potluck.worker.packing import Packer, WeightError
+from potluck.worker.pieces import pieces_of
 from potluck.worker.shard import Shard, ShardConfig, Window
-from potluck.worker.weights import WeightError
+from potluck.worker.weights import InMemory
 
-pytestmark = pytest.mark.skipif(not quantized.available(), reason="Potluck was installed without its C++ extension")
+pytestmark = pytest.mark.skipif(not packed.available(), reason="Potluck was installed without its C++ extension")
 
 CONFIG = ShardConfig(torch.bfloat16, 8, 16, 64, torch.device("cpu"), quantized=True)
 
 
-def reading(path, change=None):
-    """(read, stored) of a checkpoint; `change(key, encoding, rows)` may replace what is stored."""
-    checkpoint = open_checkpoint(path)
-
-    def read(key):
-        return decode(checkpoint.entries[key], checkpoint.raw(key))
-
-    def stored(key):
-        entry = checkpoint.entries[key]
-        found = entry.encoding, stored_rows(entry, checkpoint.raw(key))
-        return change(key, *found) if change else found
-
-    return read, stored
+def loaded(path, windows, config=CONFIG, checkpoint=None):
+    spec = read_spec(path)
+    packer, shard = Packer(spec, checkpoint or open_checkpoint(path)), Shard(spec, windows, config)
+    shard.load(InMemory(lambda unit: packer.place(pieces_of(spec, unit, config.form))))
+    return shard
 
 
 @pytest.mark.parametrize("name", ["smollm2", "gemma3"])
@@ -41,7 +37,7 @@ def test_stored_rows_are_the_decoded_numbers(request, name):
         if str(key) not in spec.encodings or (entry.encoding, key.role) in seen:
             continue
         seen.add((entry.encoding, key.role))
-        matrix = PackedMatrix(entry.encoding, stored_rows(entry, checkpoint.raw(key)), entry.shape[1])
+        matrix = PackedMatrix.pack(entry.encoding, stored_rows(entry, checkpoint.raw(key)), entry.shape[1])
         rows = torch.arange(min(matrix.rows, 2000))
         assert torch.equal(matrix.select(rows), decode(entry, checkpoint.raw(key))[: len(rows)])
     assert len(seen) >= 7
@@ -50,21 +46,26 @@ def test_stored_rows_are_the_decoded_numbers(request, name):
 def test_a_shard_takes_the_bytes_that_were_planned(smollm2_path):
     spec = read_spec(smollm2_path)
     windows = [Window(0, True, range(2), False), Window(2, False, range(28, 30), True)]
-    shard = Shard(spec, windows, CONFIG)
-    read, stored = reading(smollm2_path)
-    placed = []
-    shard.load(read, placed.append, stored)
-    assert sorted(placed) == sorted(shard.keys())
+    shard = loaded(smollm2_path, windows)
     parts = [part for part in spec.parts() if part.layer is None or part.layer in (0, 1, 28, 29)]
     assert shard.weight_bytes == weight_bytes(spec, parts, "quantized")
     assert shard.weight_bytes < 0.5 * weight_bytes(spec, parts, "bfloat16")
 
 
+class Other:
+    """A checkpoint that stores its matrices otherwise than its spec says."""
+
+    def __init__(self, checkpoint):
+        self.entries = {
+            key: replace(entry, encoding="Q4_0") if entry.encoding == "Q4_1" else entry
+            for key, entry in checkpoint.entries.items()
+        }
+        self.raw = checkpoint.raw
+
+
 def test_another_format_than_planned_is_refused(smollm2_path):
-    spec = read_spec(smollm2_path)
-    read, stored = reading(smollm2_path, lambda key, encoding, rows: ("Q4_0", rows))
     with pytest.raises(WeightError, match="another format than the plan was made for"):
-        Shard(spec, [Window(0, True, range(1), False)], CONFIG).load(read, lambda key: None, stored)
+        loaded(smollm2_path, [Window(0, True, range(1), False)], checkpoint=Other(open_checkpoint(smollm2_path)))
 
 
 def test_a_damaged_scale_is_found(smollm2_path):
@@ -82,7 +83,5 @@ def test_what_is_not_quantised_is_as_in_bfloat16(tiny_model):
     path = tiny_model("llama3", 2)
     spec = read_spec(path)
     assert spec.encodings == {}
-    shard = Shard(spec, [Window(0, True, range(2), True)], CONFIG)
-    read, stored = reading(path)
-    shard.load(read, lambda key: None, stored)
+    shard = loaded(path, [Window(0, True, range(2), True)])
     assert shard.weight_bytes == weight_bytes(spec, list(spec.parts()), "bfloat16")

@@ -1,5 +1,7 @@
 """Assignments as a stranger might make them: each is refused by name or loaded, and never ends in a Python error."""
 
+import shutil
+
 import grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -78,6 +80,7 @@ def test_malformed_model_specs(two_workers, served, epochs, data):
 
 def test_what_a_load_refuses(two_workers, processes, served, epochs, tmp_path):
     worker = two_workers[1]
+    shutil.rmtree(worker.log.parent / worker.name / "shards", ignore_errors=True)
     cases = {
         "no file and no source": (served.whole(next(epochs), worker, checkpoint_allowed=False), "cannot fetch"),
         "another model's fingerprint": (served.whole(next(epochs), worker, fingerprint=""), None),

@@ -1,0 +1,97 @@
+"""Brings a share's weights together: shard files that are there, others built from a checkpoint or its tensors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from potluck.models.checkpoint import Checkpoint
+from potluck.models.roles import TensorKey
+from potluck.proto import cluster_pb2 as pb
+from potluck.worker.assignment import Share
+from potluck.worker.fetch import Fetcher, Holder
+from potluck.worker.mapped_weights import MappedWeights
+from potluck.worker.packing import Packer
+from potluck.worker.pieces import Piece, Unit, keys_of_pieces, pieces_of
+from potluck.worker.shard import Shard
+from potluck.worker.shard_store import MappedUnit, ShardStore
+
+Report = Callable[[pb.LoadProgress], None]
+_LOG = logging.getLogger("potluck.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """What is to be mapped, and where it lies."""
+
+    share: Share
+    store: ShardStore
+    pieces: Mapping[Unit, Sequence[Piece]]
+
+
+class Loader:
+    """Loads shards one at a time."""
+
+    def __init__(self, cache: Path, token: str, holder: Holder) -> None:
+        self._cache, self._token, self._holder = cache, token, holder
+
+    def load(self, assignment: pb.Assignment, share: Share, shard: Shard, report: Report) -> None:
+        """Map every unit of the shard and load it; what is not there yet is built first.
+
+        Raises:
+            ShardFileError, CheckpointError, WeightError, KeyError: it cannot be.
+        """
+        form = share.config.form
+        pieces = {unit: pieces_of(share.spec, unit, form) for unit in shard.units}
+        store = ShardStore(self._cache, assignment.fingerprint, share.spec.name)
+        mapped: dict[Unit, MappedUnit] = {}
+        try:
+            self._map(assignment, Packing(share, store, pieces), mapped, report)
+            shard.load(MappedWeights(mapped, shard.streamed_units, assignment.stream_bytes))
+        except BaseException:
+            for unit in mapped.values():
+                unit.mapping.close()
+            raise
+
+    def _map(self, assignment: pb.Assignment, wanted: Packing, mapped: dict[Unit, MappedUnit], report: Report) -> None:
+        pieces, store = wanted.pieces, wanted.store
+        there = [unit for unit in pieces if store.path(unit, pieces[unit]).exists()]
+        checking = _counter("checking", _total(pieces[unit] for unit in there), report)
+        for unit in there:
+            if found := store.find(unit, pieces[unit], checking):
+                mapped[unit] = found
+        missing = [unit for unit in pieces if unit not in mapped]
+        if not missing:
+            return
+        keys = keys_of_pieces(piece for unit in missing for piece in pieces[unit])
+        packer = Packer(wanted.share.spec, self._checkpoint(assignment, keys, report))
+        building = _counter("building", _total(pieces[unit] for unit in missing), report)
+        for unit in missing:
+            mapped[unit] = store.build(unit, pieces[unit], packer.make, building)
+
+    def _checkpoint(self, assignment: pb.Assignment, keys: Sequence[TensorKey], report: Report) -> Checkpoint:
+        """The model's own file where this node may read it and has the right one, else the fetched tensors."""
+        if assignment.checkpoint_allowed:
+            checkpoint = self._holder.find(assignment.fingerprint, assignment.checkpoint)
+            if checkpoint is not None:
+                return checkpoint
+            _LOG.info("%s is not here, or another model than the one being served; fetching", assignment.checkpoint)
+        fetcher = Fetcher(self._cache, self._token, assignment)
+        return fetcher.fetch(assignment.fingerprint, keys, lambda total: _counter("fetching", total, report))
+
+
+def _total(units: Iterable[Sequence[Piece]]) -> int:
+    return sum(piece.nbytes for unit in units for piece in unit)
+
+
+def _counter(activity: str, total: int, report: Report) -> Callable[[int], None]:
+    done = 0
+
+    def count(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        report(pb.LoadProgress(bytes_done=done, bytes_total=total, activity=activity))
+
+    return count

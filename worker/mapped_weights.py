@@ -1,0 +1,84 @@
+"""A shard's weights in mapped files: those that stay and those that are streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from potluck.kernels.native_module import native
+from potluck.worker import pages
+from potluck.worker.pieces import Unit
+from potluck.worker.shard_file import ShardFileError
+from potluck.worker.shard_store import MappedUnit
+from potluck.worker.streaming import Streamer
+from potluck.worker.weights import Placed
+
+
+@dataclass(frozen=True, slots=True)
+class _Streamed:
+    mapped: MappedUnit
+
+    @property
+    def unit(self) -> Unit:
+        return self.mapped.unit
+
+    @property
+    def nbytes(self) -> int:
+        return self.mapped.mapping.size
+
+    def bring_in(self, going: Callable[[], bool]) -> None:
+        pages.bring_in(self.mapped.mapping, going)
+
+    def drop(self) -> None:
+        pages.drop(self.mapped.mapping)
+
+
+class MappedWeights:
+    """Units of a shard, mapped (a `potluck.worker.weights.WeightSource`)."""
+
+    def __init__(self, units: Mapping[Unit, MappedUnit], streamed: Sequence[Unit], budget: int) -> None:
+        """`streamed`: units that come and go within `budget` bytes, in the order in which a step needs them.
+
+        Raises:
+            ShardFileError: a page of a unit that stays cannot be read.
+        """
+        self._units = dict(units)
+        self._misses = native.misses() if native is not None else -1
+        self.streamer: Streamer | None = None
+        for unit in streamed:
+            pages.read_only_what_is_touched(units[unit].mapping)
+            pages.drop(units[unit].mapping)
+        for unit in units.keys() - set(streamed):
+            self._keep(units[unit])
+        if streamed:
+            self.streamer = Streamer([_Streamed(units[unit]) for unit in streamed], budget)
+
+    def place(self, unit: Unit) -> Placed:
+        """A unit's pieces."""
+        return self._units[unit].placed()
+
+    def check(self) -> None:
+        """Look whether every page that was computed with was there; one integer is compared where nothing happened.
+
+        Raises:
+            ShardFileError: a file was cut, or its disk fails.
+        """
+        if native is not None and native.misses() == self._misses:
+            return
+        for mapped in self._units.values():
+            if not mapped.mapping.is_whole:
+                raise ShardFileError(f"the shard file {mapped.mapping.path} was cut or cannot be read while in use")
+        self._misses = native.misses() if native is not None else -1
+
+    def close(self) -> None:
+        """End the streamer and the guards."""
+        if self.streamer is not None:
+            self.streamer.close()
+        for mapped in self._units.values():
+            mapped.mapping.close()
+
+    def _keep(self, mapped: MappedUnit) -> None:
+        try:
+            pages.bring_in(mapped.mapping, lambda: True)
+        except OSError as error:
+            raise ShardFileError(f"the shard file {mapped.mapping.path} cannot be read ({error})") from None

@@ -1,0 +1,97 @@
+"""The shard files of one model on this machine: found, built, checked, mapped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+from blake3 import blake3
+
+from potluck.worker.mapping import Mapping
+from potluck.worker.pieces import Piece, Unit
+from potluck.worker.shard_file import (
+    Manifest,
+    OnBytes,
+    ShardFileError,
+    check,
+    planned,
+    read_manifest,
+    write_shard_file,
+)
+
+FOLDER = "shards"
+_LAYOUT = 1  # one more whenever csrc/formats.hpp or the pieces of a unit change
+_LOG = logging.getLogger("potluck.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class MappedUnit:
+    """A unit's file, mapped."""
+
+    unit: Unit
+    mapping: Mapping
+    manifest: Manifest
+
+    def placed(self) -> dict[str, torch.Tensor]:
+        """Its pieces by name, uint8, not copied."""
+        return {piece.name: self.mapping.tensor(piece.begin, piece.nbytes) for piece in self.manifest.pieces}
+
+
+class ShardStore:
+    """Files are named by what they hold, so that another plan of the same model finds those that it shares."""
+
+    def __init__(self, cache: Path, fingerprint: str, model: str) -> None:
+        """`cache`: the worker's folder; `fingerprint` and name of the model."""
+        self._folder = cache / FOLDER / fingerprint[:32]
+        self._fingerprint, self._model = fingerprint, model
+
+    def path(self, unit: Unit, pieces: Sequence[Piece]) -> Path:
+        """Where a unit's file is, or will be."""
+        described = [(piece.name, [str(key) for key in piece.keys], piece.encoding, piece.shape) for piece in pieces]
+        digest = blake3(msgspec.msgpack.encode((_LAYOUT, str(unit), described))).hexdigest()[:12]
+        return self._folder / f"{unit}.{digest}.shard"
+
+    def find(self, unit: Unit, pieces: Sequence[Piece], on_bytes: OnBytes) -> MappedUnit | None:
+        """A unit's file, every byte of it checked; None where there is none or it is damaged, which is said."""
+        path = self.path(unit, pieces)
+        if not path.exists():
+            return None
+        try:
+            return self._open(path, unit, on_bytes)
+        except ShardFileError as error:
+            _LOG.warning("%s; building it again", error)
+            return None
+
+    def build(
+        self, unit: Unit, pieces: Sequence[Piece], make: Callable[[Piece], Iterable[torch.Tensor]], on_bytes: OnBytes
+    ) -> MappedUnit:
+        """Write a unit's file and map it.
+
+        Raises:
+            ShardFileError: it cannot be written.
+            whatever `make` raises.
+        """
+        path, by_name = self.path(unit, pieces), {piece.name: piece for piece in pieces}
+        manifest = planned(self._fingerprint, self._model, str(unit), pieces)
+        write_shard_file(path, manifest, lambda name: make(by_name[name]), on_bytes)
+        return self._open(path, unit, None)
+
+    def _open(self, path: Path, unit: Unit, on_bytes: OnBytes | None) -> MappedUnit:
+        manifest = read_manifest(path)
+        if (manifest.fingerprint, manifest.unit) != (self._fingerprint, str(unit)):
+            raise ShardFileError(f"the shard file {path} is of another model or unit")
+        try:
+            mapping = Mapping(path)
+        except (OSError, ValueError) as error:
+            raise ShardFileError(f"the shard file {path} cannot be mapped ({error})") from None
+        if on_bytes is not None:
+            try:
+                check(mapping, manifest, on_bytes)
+            except BaseException:
+                mapping.close()
+                raise
+        return MappedUnit(unit, mapping, manifest)
