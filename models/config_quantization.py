@@ -36,8 +36,11 @@ class Quantization:
     act_order: bool
 
     def formats(self, columns: int, groups: int) -> list[GroupedFormat]:
-        """The formats that a matrix of so many inputs in so many groups may have, the likeliest first."""
-        sizes, bits = [self.group or columns], [self.bits]
+        """The formats that a matrix of so many inputs in so many groups may have, the likeliest first.
+
+        A group that is larger than the matrix is the whole matrix.
+        """
+        sizes, bits = [min(self.group or columns, columns)], [self.bits]
         if self.varied:
             sizes += [columns // groups] if groups and columns % groups == 0 and columns >= groups else []
             bits += [12 - self.bits] if self.method == "GPTQ" else []

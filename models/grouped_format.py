@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-_NAME = re.compile(r"(GPTQ4|GPTQ4v2|GPTQ8|GPTQ8v2|AWQ4)_([1-9][0-9]{0,8})")
+_NAME = re.compile(r"(GPTQ4|GPTQ4v2|GPTQ8|GPTQ8v2|AWQ4)_([1-9][0-9]{0,9})")
 _WORD_BITS = 32
 
 

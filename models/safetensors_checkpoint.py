@@ -88,7 +88,7 @@ def _mapped(folder: Path, unmapping: ExitStack) -> list[MappedFile]:
 
 
 def _tensors(source: str, spec: ModelSpec, stored: Mapping[str, Stored], quantization: Quantization | None) -> _Tensors:
-    names = _named(spec, stored)
+    names = stored_names(spec, stored)
     packed = {key: name.removesuffix("weight") for key, name in names.items() if _is_quantized(key, name, stored)}
     absent = [name for key, name in names.items() if key not in packed and name not in stored]
     if absent:
@@ -126,7 +126,7 @@ def _grouped(key: TensorKey, place: GroupedPlace) -> tuple[TensorEntry, GroupedP
     return TensorEntry(key, encoding, place.shape, encoded_bytes(encoding, place.shape)), place
 
 
-def _named(spec: ModelSpec, stored: Mapping[str, object]) -> dict[TensorKey, str]:
+def stored_names(spec: ModelSpec, stored: Mapping[str, object]) -> dict[TensorKey, str]:
     """What every needed tensor is called in this checkpoint."""
     embedding = _NAMES[Role.EMBEDDING]
     prefix = next((prefix for prefix in _PREFIXES if prefix + embedding in stored), _PREFIXES[0])
