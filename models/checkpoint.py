@@ -23,7 +23,8 @@ class TensorEntry:
 
     Attributes:
         key: the tensor's role and layer.
-        encoding: safetensors dtype or GGML type name: F32, F16, BF16, Q4_0, ... Q6_K.
+        encoding: safetensors dtype or GGML type name: F32, F16, BF16, Q4_0, ... Q6_K; or, for matrices that the file
+            stores in several tensors, a name of `potluck.models.grouped_format`: GPTQ4_128, AWQ4_64, ...
         shape: logical shape, outermost first, after decoding.
         nbytes: length of the raw bytes.
         transform: what decoding must undo: `unpermute` (GGUF's interleaved rope rows of llama; `heads` row groups)
@@ -51,7 +52,7 @@ class Checkpoint(Protocol):
         """Every tensor stored, by key."""
 
     def raw(self, key: TensorKey) -> memoryview:
-        """The stored bytes of a tensor, mapped, not copied.
+        """The stored bytes of a tensor: mapped, not copied, unless it has to be put together from several.
 
         Raises:
             CheckpointError: the tensor is not stored, or its file was cut.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
+from potluck.models.config_quantization import quantization_of
 from potluck.models.families import FAMILIES, UnsupportedModel
 from potluck.models.fields import Fields
 from potluck.models.rope_hf import rope_of
@@ -25,7 +26,6 @@ _REFUSED = {
     "attn_logit_softcapping": "softcapping of attention",
     "use_bidirectional_attention": "bidirectional attention",
     "mlp_bias": "a bias in the FFN",
-    "quantization_config": "a checkpoint quantised for another runtime (quantization_config)",
     "num_local_experts": "a mixture of experts",
     "num_experts": "a mixture of experts",
 }
@@ -44,7 +44,7 @@ _GEMMA3_DEFAULTS: Mapping[str, object] = {
 
 
 def spec_from_config(config: Mapping[str, object], source: str, name: str) -> ModelSpec:
-    """The spec of a model.
+    """The spec of a model; without `encodings`, which stored tensors decide.
 
     Args:
         config: the parsed `config.json`.
@@ -59,6 +59,7 @@ def spec_from_config(config: Mapping[str, object], source: str, name: str) -> Mo
     for key, feature in _REFUSED.items():
         if fields.data.get(key) or config.get(key):
             raise UnsupportedModel(source, feature)
+    quantization_of(config, source)
     try:
         return _spec(fields, family, name)
     except ValueError as error:

@@ -11,7 +11,9 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
 from potluck.models.checkpoint import CheckpointError, TensorEntry
-from potluck.models.encodings import encoded_bytes
+from potluck.models.encodings import check_length
+from potluck.models.grouped import decode_grouped
+from potluck.models.grouped_format import grouped_format
 
 _Floats = npt.NDArray[np.float32]
 _Number = TypeVar("_Number", np.float32, np.uint8)
@@ -62,7 +64,7 @@ def stored_rows(entry: TensorEntry, raw: memoryview | bytes) -> torch.Tensor:
         CheckpointError: length, encoding and shape disagree, the encoding is not one that is multiplied as it is, or a
             scale is not finite.
     """
-    _check_length(entry, raw)
+    check_length(entry, raw)
     if entry.encoding not in _SCALES or entry.transform == "plus_one":
         raise CheckpointError(f"tensor {entry.key} in {entry.encoding} cannot be multiplied as it is stored")
     rows = np.frombuffer(raw, dtype=np.uint8).reshape(entry.shape[0], -1)
@@ -77,19 +79,12 @@ def stored_rows(entry: TensorEntry, raw: memoryview | bytes) -> torch.Tensor:
 
 
 def _unpacked(entry: TensorEntry, raw: memoryview | bytes) -> _Floats:
-    _check_length(entry, raw)
+    if grouped_format(entry.encoding):
+        return decode_grouped(entry, raw)
+    check_length(entry, raw)
     # Damaged bytes may be scales of infinity; decode() finds them, numpy need not warn.
     with np.errstate(all="ignore"):
         return _numbers(entry, np.frombuffer(raw, dtype=np.uint8)).reshape(entry.shape)
-
-
-def _check_length(entry: TensorEntry, raw: memoryview | bytes) -> None:
-    try:
-        wanted = encoded_bytes(entry.encoding, entry.shape)
-    except ValueError as error:
-        raise CheckpointError(f"tensor {entry.key}: {error}") from None
-    if len(raw) != wanted:
-        raise CheckpointError(f"tensor {entry.key} has {len(raw)} bytes, {entry.encoding} of its shape takes {wanted}")
 
 
 def _numbers(entry: TensorEntry, data: npt.NDArray[np.uint8]) -> _Floats:

@@ -7,6 +7,9 @@ from typing import Final
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from potluck.models.checkpoint import CheckpointError, TensorEntry
+from potluck.models.grouped_format import grouped_format
+
 ENCODINGS: Final = (
     *("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
     *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
@@ -14,21 +17,39 @@ ENCODINGS: Final = (
 
 
 def encoded_bytes(encoding: str, shape: tuple[int, ...]) -> int:
-    """Bytes a tensor takes in an encoding.
+    """Bytes a tensor takes in an encoding: one of ENCODINGS, or one of `grouped_format`'s.
 
     Raises:
         ValueError: unknown encoding, or rows that do not divide into its blocks.
     """
+    grouped = grouped_format(encoding)
+    if grouped:
+        return sum(piece.nbytes for piece in grouped.pieces(shape))
     if encoding not in ENCODINGS:
-        raise ValueError(f"unknown encoding {encoding!r}; supported are {', '.join(ENCODINGS)}")
+        raise ValueError(f"unknown encoding {encoding[:40]!r}; supported are {', '.join(ENCODINGS)}, GPTQ and AWQ")
     block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[encoding]]
     if not shape or min(shape) < 1 or shape[-1] % block:
         raise ValueError(f"shape {shape} does not divide into {encoding}'s blocks of {block}")
     return math.prod(shape) // int(block) * int(block_bytes)
 
 
+def check_length(entry: TensorEntry, raw: memoryview | bytes) -> None:
+    """Refuse bytes that cannot be the tensor's.
+
+    Raises:
+        CheckpointError: length, encoding and shape disagree.
+    """
+    try:
+        wanted = encoded_bytes(entry.encoding, entry.shape)
+    except ValueError as error:
+        raise CheckpointError(f"tensor {entry.key}: {error}") from None
+    if len(raw) != wanted:
+        raise CheckpointError(f"tensor {entry.key} has {len(raw)} bytes, {entry.encoding} of its shape takes {wanted}")
+
+
 # Formats that are multiplied as they are, each with the bytes that 32 columns of a row take in memory (potluck.kernels
-# packs 16 rows together and spreads out the scales of K-quants).
+# packs 16 rows together and spreads out the scales of K-quants). INT4 and INT8 with groups of 32 or 128 columns are
+# what `grouped.grouped_blocks` makes of GPTQ and AWQ.
 PACKED: Final[dict[str, float]] = {
     "Q4_0": 18,
     "Q4_1": 20,
@@ -38,6 +59,10 @@ PACKED: Final[dict[str, float]] = {
     "Q4_K": 18.5,
     "Q5_K": 22.5,
     "Q6_K": 26.25,
+    "INT4_G32": 20,
+    "INT4_G128": 17,
+    "INT8_G32": 36,
+    "INT8_G128": 33,
 }
 _PACKED_ROWS = 16
 

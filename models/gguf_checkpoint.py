@@ -12,7 +12,14 @@ from potluck.models.checkpoint import CheckpointError, TensorEntry
 from potluck.models.config_gguf import ROPE_FACTORS, spec_from_gguf
 from potluck.models.encodings import ENCODINGS, PACKED
 from potluck.models.gguf_header import GgufHeader, parse_header
-from potluck.models.mapped_checkpoint import MappedCheckpoint, Place, check_shape, missing, needed_keys
+from potluck.models.mapped_checkpoint import (
+    MappedCheckpoint,
+    Place,
+    check_shape,
+    kept_encodings,
+    missing,
+    needed_keys,
+)
 from potluck.models.mapped_file import MappedFile
 from potluck.models.roles import Role, TensorKey
 from potluck.models.spec import ModelSpec
@@ -111,15 +118,7 @@ def _spec(file: MappedFile, header: GgufHeader) -> ModelSpec:
     spec = spec_from_gguf(header, file.path.name, _rope_factors(file, header))
     stored = {key: header.tensors.get(gguf_name(key)) for key in needed_keys(spec)}
     packable = {key: tensor.encoding for key, tensor in stored.items() if tensor and tensor.encoding in PACKED}
-    return replace(spec, encodings={str(key): packable[key] for key in packable if _together(key) <= packable.keys()})
-
-
-def _together(key: TensorKey) -> set[TensorKey]:
-    """The matrices multiplied at once with this one: they are kept as stored together, or none of them is."""
-    for group in ({Role.Q, Role.K, Role.V}, {Role.GATE, Role.UP}):
-        if key.role in group:
-            return {TensorKey(role, key.layer) for role in group}
-    return {key}
+    return replace(spec, encodings=kept_encodings(packable))
 
 
 def _rope_factors(file: MappedFile, header: GgufHeader) -> tuple[float, ...] | None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from potluck.models.checkpoint import Checkpoint, CheckpointError
 from potluck.models.config_hf import spec_from_config
+from potluck.models.config_quantization import Quantization, quantization_of
 from potluck.models.families import UnsupportedModel
 from potluck.models.gguf_checkpoint import open_gguf, read_gguf_spec
 from potluck.models.json_file import read_json
 from potluck.models.rope import check_ropes
-from potluck.models.safetensors_checkpoint import INDEX, SINGLE, open_safetensors
+from potluck.models.safetensors_checkpoint import open_safetensors, read_quantized_spec
+from potluck.models.safetensors_file import INDEX, SINGLE
 from potluck.models.spec import ModelSpec
 
 __all__ = ["UnsupportedModel", "find_gguf", "open_checkpoint", "read_spec"]
@@ -44,9 +46,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
     gguf = find_gguf(path)
     if gguf:
         return open_gguf(gguf)
-    if not (path / SINGLE).is_file() and not (path / INDEX).is_file():
+    if not _has_weights(path):
         raise _no_weights(path)
-    return open_safetensors(path, _folder_spec(path))
+    spec, quantization = _configured(path)
+    return open_safetensors(path, spec, quantization)
 
 
 def find_gguf(path: Path) -> Path | None:
@@ -63,7 +66,7 @@ def find_gguf(path: Path) -> Path | None:
         return path
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist")
-    if (path / SINGLE).is_file() or (path / INDEX).is_file():
+    if _has_weights(path):
         return None
     found = sorted(path.glob("*.gguf"))
     if len(found) > 1:
@@ -73,10 +76,22 @@ def find_gguf(path: Path) -> Path | None:
 
 
 def _folder_spec(folder: Path) -> ModelSpec:
-    config = folder / "config.json"
-    if not config.is_file():
+    """The spec of a folder; which matrices are multiplied as stored is known once the weights are there."""
+    spec, quantization = _configured(folder)
+    return read_quantized_spec(folder, spec, quantization) if quantization and _has_weights(folder) else spec
+
+
+def _configured(folder: Path) -> tuple[ModelSpec, Quantization | None]:
+    """What the configuration of a folder says, without its weights."""
+    file = folder / "config.json"
+    if not file.is_file():
         raise CheckpointError(f"{folder} has no config.json and no GGUF file; a model folder needs one of them")
-    return spec_from_config(read_json(config), f"{folder.name}/config.json", _model_name(folder))
+    config, source = read_json(file), f"{folder.name}/config.json"
+    return spec_from_config(config, source, _model_name(folder)), quantization_of(config, source)
+
+
+def _has_weights(folder: Path) -> bool:
+    return (folder / SINGLE).is_file() or (folder / INDEX).is_file()
 
 
 def _model_name(folder: Path) -> str:

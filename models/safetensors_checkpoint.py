@@ -1,25 +1,32 @@
-"""Weights from a folder with safetensors files, one or several with an index.
-
-The headers are read here, over the same mapping that hands out the bytes, so that workers can send stored bytes on
-without decoding them. Layout: 8 bytes length, a JSON object, then the data (huggingface.co/docs/safetensors).
-"""
+"""Weights from a folder with safetensors files, one or several with an index; GPTQ and AWQ as they are stored."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 
 from potluck.models.checkpoint import CheckpointError, TensorEntry
-from potluck.models.json_file import parse_json, read_json
-from potluck.models.mapped_checkpoint import MappedCheckpoint, Place, check_shape, missing, needed_keys
+from potluck.models.config_quantization import Quantization
+from potluck.models.encodings import encoded_bytes
+from potluck.models.mapped_checkpoint import (
+    MappedCheckpoint,
+    Source,
+    check_shape,
+    kept_encodings,
+    missing,
+    needed_keys,
+)
 from potluck.models.mapped_file import MappedFile
-from potluck.models.roles import Role, TensorKey
+from potluck.models.roles import Role, TensorKey, shape_of
+from potluck.models.safetensors_file import Stored, read_tensors, weight_files
+from potluck.models.safetensors_grouped import GroupedPlace, grouped_place
 from potluck.models.spec import ModelSpec
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_MAX_HEADER = 100 << 20
-_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
+_FLOATS = ("F32", "F16", "BF16")
+_QUANTIZABLE = frozenset({Role.Q, Role.K, Role.V, Role.O, Role.GATE, Role.UP, Role.DOWN, Role.HEAD})
+_Tensors = dict[TensorKey, tuple[TensorEntry, Source]]
 # As saved by transformers 4 and 5 for text models, and for Gemma 3 with vision (old and new).
 _PREFIXES = ("model.", "language_model.model.", "model.language_model.", "")
 _NORMS = frozenset(role for role in Role if role.endswith("norm"))
@@ -46,99 +53,85 @@ _NAMES: Mapping[Role, str] = {
 }
 
 
-def open_safetensors(folder: Path, spec: ModelSpec) -> MappedCheckpoint:
-    """Open the weights in a folder.
+def open_safetensors(folder: Path, spec: ModelSpec, quantization: Quantization | None = None) -> MappedCheckpoint:
+    """Open the weights in a folder, quantised as its configuration says.
 
     Raises:
         CheckpointError: files are damaged or missing, lack a tensor, or have one of the wrong shape or type.
     """
-    files = [MappedFile(path) for path in _files(folder)]
-    try:
-        return _opened(folder.name, spec, files)
-    except BaseException:
-        for file in files:
-            file.close()
-        raise
+    with ExitStack() as unmapping:
+        headers, stored = read_tensors(_mapped(folder, unmapping))
+        tensors = _tensors(folder.name, spec, stored, quantization)
+        checkpoint = MappedCheckpoint(_with_encodings(spec, tensors), headers, tensors, folder.name)
+        unmapping.pop_all()
+    return checkpoint
 
 
-def _opened(source: str, spec: ModelSpec, files: list[MappedFile]) -> MappedCheckpoint:
-    stored: dict[str, tuple[str, tuple[int, ...], Place]] = {}
-    headers = b""
-    for file in files:
-        header, start = _header(file)
-        headers += header
-        stored |= _stored(file, header, start)
-    names = _named(spec, stored)
-    absent = [name for name in names.values() if name not in stored]
+def read_quantized_spec(folder: Path, spec: ModelSpec, quantization: Quantization) -> ModelSpec:
+    """The spec with the encodings of the matrices that are multiplied as they are stored.
+
+    Raises:
+        CheckpointError: as `open_safetensors`.
+    """
+    with ExitStack() as unmapping:
+        _, stored = read_tensors(_mapped(folder, unmapping))
+        return _with_encodings(spec, _tensors(folder.name, spec, stored, quantization))
+
+
+def _mapped(folder: Path, unmapping: ExitStack) -> list[MappedFile]:
+    """The weight files, which the stack unmaps."""
+    files = []
+    for path in weight_files(folder):
+        files.append(MappedFile(path))
+        unmapping.callback(files[-1].close)
+    return files
+
+
+def _tensors(source: str, spec: ModelSpec, stored: Mapping[str, Stored], quantization: Quantization | None) -> _Tensors:
+    names = stored_names(spec, stored)
+    packed = {key: name.removesuffix("weight") for key, name in names.items() if _is_quantized(key, name, stored)}
+    absent = [name for key, name in names.items() if key not in packed and name not in stored]
     if absent:
         raise missing(source, absent)
-    tensors = {key: (_entry(spec, key, stored[name]), stored[name][2]) for key, name in names.items()}
-    return MappedCheckpoint(spec, headers, tensors, source)
+    if quantization is None and packed:
+        raise CheckpointError(
+            f"{source} has quantised matrices, but its config.json no quantization_config; take a version that has it"
+        )
+    tensors: _Tensors = {}
+    for key, name in names.items():
+        if quantization and key in packed:
+            tensors[key] = _grouped(key, grouped_place(packed[key], shape_of(spec, key.role), stored, quantization))
+        else:
+            tensors[key] = _entry(spec, key, stored[name]), stored[name].place
+    return tensors
 
 
-def _files(folder: Path) -> list[Path]:
-    """The weight files, in the index's order. The index may name files of this folder only."""
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    weights = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(weights, dict) or not weights or not all(isinstance(name, str) for name in weights.values()):
-        raise CheckpointError(f"{folder.name}/{INDEX}: 'weight_map' has to name a file for every tensor")
-    names = sorted(set(weights.values()))
-    for name in names:
-        if PurePosixPath(name).name != name or "\\" in name or not name.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{folder.name}/{INDEX} names {name[:80]!r}: only safetensors files beside it are read"
-            )
-    absent = [name for name in names if not (folder / name).is_file()]
-    if absent:
-        raise CheckpointError(f"{folder.name} lacks {', '.join(absent[:4])}: the download is incomplete, run it again")
-    return [folder / name for name in names]
+def _is_quantized(key: TensorKey, name: str, stored: Mapping[str, Stored]) -> bool:
+    return key.role in _QUANTIZABLE and _quantized(name) in stored
 
 
-def _header(file: MappedFile) -> tuple[bytes, int]:
-    """The JSON header and where the data starts."""
-    length = int.from_bytes(file.data[:8], "little")
-    if file.size < 8 or not 2 <= length <= min(_MAX_HEADER, file.size - 8):
-        raise CheckpointError(f"{file.path.name} is damaged, cut or no safetensors file; download it again")
-    return bytes(file.data[8 : 8 + length]), 8 + length
+def _quantized(name: str) -> str:
+    """What the numbers of a quantised matrix are called."""
+    return name.removesuffix("weight") + "qweight"
 
 
-def _stored(file: MappedFile, header: bytes, start: int) -> dict[str, tuple[str, tuple[int, ...], Place]]:
-    """Type, shape and place of every tensor of a file."""
-    found = {}
-    for name, described in parse_json(header, file.path.name).items():
-        if name == "__metadata__":
-            continue
-        found[name] = _described(file, start, name, described)
-    end = start
-    for place in sorted((place for _, _, place in found.values()), key=lambda place: (place.start, place.nbytes)):
-        if place.start != end:
-            raise CheckpointError(f"{file.path.name} is damaged: its tensors overlap or leave a gap; download it again")
-        end += place.nbytes
-    if end != file.size:
-        raise CheckpointError(f"{file.path.name} has {file.size} bytes, its header says {end}: cut; download it again")
-    return found
+def _with_encodings(spec: ModelSpec, tensors: _Tensors) -> ModelSpec:
+    grouped = {key: place for key, (_, place) in tensors.items() if isinstance(place, GroupedPlace)}
+    kept = {key: encoding for key, place in grouped.items() if (encoding := place.kept())}
+    return replace(spec, encodings=kept_encodings(kept))
 
 
-def _described(file: MappedFile, start: int, name: str, described: object) -> tuple[str, tuple[int, ...], Place]:
-    match described:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if all(
-            type(size) is int and size >= 0 for size in shape
-        ):
-            nbytes = end - begin
-            fits = 0 <= begin <= end <= file.size - start
-            if fits and (dtype not in _WIDTHS or nbytes == math.prod(shape) * _WIDTHS[dtype]):
-                return dtype, tuple(shape), Place(file, start + begin, nbytes)
-    raise CheckpointError(f"{file.path.name} is damaged: its header describes {name[:80]!r} wrongly; download it again")
+def _grouped(key: TensorKey, place: GroupedPlace) -> tuple[TensorEntry, GroupedPlace]:
+    encoding = place.grouped.encoding
+    return TensorEntry(key, encoding, place.shape, encoded_bytes(encoding, place.shape)), place
 
 
-def _named(spec: ModelSpec, stored: Mapping[str, object]) -> dict[TensorKey, str]:
+def stored_names(spec: ModelSpec, stored: Mapping[str, object]) -> dict[TensorKey, str]:
     """What every needed tensor is called in this checkpoint."""
     embedding = _NAMES[Role.EMBEDDING]
     prefix = next((prefix for prefix in _PREFIXES if prefix + embedding in stored), _PREFIXES[0])
-    head = next(
-        (name for name in ("lm_head.weight", "language_model.lm_head.weight") if name in stored), "lm_head.weight"
-    )
+    heads = ("lm_head.weight", "language_model.lm_head.weight")
+    head = next((name for name in heads if name in stored or _quantized(name) in stored), heads[0])
     names = dict(_NAMES)
     if spec.post_norms:
         names[Role.FFN_NORM] = "pre_feedforward_layernorm.weight"
@@ -149,13 +142,13 @@ def _layer(key: TensorKey) -> str:
     return "" if key.layer is None else f"layers.{key.layer}."
 
 
-def _entry(spec: ModelSpec, key: TensorKey, stored: tuple[str, tuple[int, ...], Place]) -> TensorEntry:
+def _entry(spec: ModelSpec, key: TensorKey, stored: Stored) -> TensorEntry:
     """Gemma's norm weights are stored around zero: the norm multiplies by one plus the weight."""
-    dtype, shape, place = stored
-    check_shape(spec, key, shape, place.file.path.name)
-    if dtype not in _WIDTHS:
+    source = stored.place.file.path.name
+    check_shape(spec, key, stored.shape, source)
+    if stored.dtype not in _FLOATS:
         raise CheckpointError(
-            f"{place.file.path.name}: tensor {key} is {dtype[:20]!r}; supported are {', '.join(_WIDTHS)}; take another"
+            f"{source}: tensor {key} is {stored.dtype[:20]!r}; supported are {', '.join(_FLOATS)}; take another"
         )
     around_zero = spec.family == "gemma3" and key.role in _NORMS
-    return TensorEntry(key, dtype, shape, place.nbytes, "plus_one" if around_zero else "none")
+    return TensorEntry(key, stored.dtype, stored.shape, stored.place.nbytes, "plus_one" if around_zero else "none")

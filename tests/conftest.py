@@ -54,6 +54,12 @@ def tiny_gguf(tiny_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def grouped_models():
+    """The module that packs matrices and tiny models as GPTQ and AWQ do."""
+    return _beside("grouped_models")
+
+
+@pytest.fixture(scope="session")
 def gguf_oracle():
     """gguf_oracle(path) -> the transformers model of a GGUF file, in float32."""
     return functools.cache(_beside("gguf_oracle").load_oracle)
