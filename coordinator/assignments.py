@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from potluck.planner.fleet import NodeName
-from potluck.planner.plan import Plan, Stage
+from potluck.planner.plan import Plan, Residency, Stage
 from potluck.planner.transfers import wants_sampled
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.channel import PROTOCOL
@@ -26,6 +26,7 @@ class Loading:
         readers: nodes that may read the model from their own disk.
         sources: nodes asked, in this order, for tensors by those that may not or cannot.
         max_rows: most packed rows of a step.
+        stream_bytes: of nodes that stream layers, the memory for those.
     """
 
     epoch: int
@@ -37,6 +38,7 @@ class Loading:
     readers: frozenset[NodeName]
     sources: Sequence[NodeName]
     max_rows: int
+    stream_bytes: Mapping[NodeName, int] = field(default_factory=dict)
 
 
 def kv_blocks(plan: Plan) -> int:
@@ -73,6 +75,7 @@ def _assignment(plan: Plan, loading: Loading, node: NodeName, windows: list[pb.W
         sources=[_peer(loading, source) for source in loading.sources if source != node],
         checkpoint_allowed=node in loading.readers,
         max_rows=loading.max_rows,
+        stream_bytes=loading.stream_bytes.get(node, 0),
     )
 
 
@@ -94,6 +97,7 @@ def _windows(stages: Sequence[Stage]) -> dict[NodeName, list[pb.Window]]:
                 head=stage.has_head,
                 next_node=following.node if following else "",
                 next_wants_sampled=following is not None and wants_sampled(following),
+                streamed=stage.shares[0].residency is Residency.STREAMED,
             )
         )
     return windows

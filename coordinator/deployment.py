@@ -21,6 +21,7 @@ from potluck.coordinator.serving import DeploymentError, ModelFiles, Observer, S
 from potluck.models.spec_codec import pack_spec
 from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.goal import Goal
+from potluck.planner.memory import steps_at_once, stream_budgets
 from potluck.planner.plan import Plan
 from potluck.planner.predict import predict
 from potluck.planner.solve import DoesNotFit, solve
@@ -126,7 +127,7 @@ class Deployment:
         observer.planned(plan, fleet)
         self._epoch += 1
         callers = self._required_callers()
-        callers.load(assignments(plan, self._loading(fleet)), observer.loading)
+        callers.load(assignments(plan, self._loading(fleet, plan)), observer.loading)
         driver = self._new_driver(plan)
         driver.connect({node: self._target(node, fleet.engine) for node in plan.nodes})
         self._beats = Heartbeats(plan.nodes, time.monotonic())
@@ -134,7 +135,7 @@ class Deployment:
         self.engine.attach(driver)
         observer.serving()
 
-    def _loading(self, fleet: Fleet) -> Loading:
+    def _loading(self, fleet: Fleet, plan: Plan) -> Loading:
         readers = [node.name for node in fleet.nodes if node.checkpoint]
         return Loading(
             self._epoch,
@@ -146,12 +147,13 @@ class Deployment:
             frozenset(readers),
             sorted(readers, key=lambda node: node != fleet.engine),
             self._serving.max_rows,
+            stream_budgets(plan, fleet, self._model.spec),
         )
 
     def _new_driver(self, plan: Plan) -> Driver:
         serving = self._serving
         limits = Limits(
-            kv_blocks(plan), BLOCK_SIZE, serving.context, serving.max_rows, len(plan.nodes), serving.max_waiting
+            kv_blocks(plan), BLOCK_SIZE, serving.context, serving.max_rows, steps_at_once(plan), serving.max_waiting
         )
         observers = Observers(self.engine.delivered, self.engine.stepped, self._failed)
         return Driver(self._epoch, Scheduler(limits, self._next_sequence), entries(plan), observers)

@@ -45,6 +45,7 @@ def serve(
     cors_origin: Annotated[list[str] | None, typer.Option(help="Web page origin that may call the API.")] = None,
     plan: flags.PlanFile = None,
     dtype: flags.ComputeType = flags.DType.AUTO,
+    quantize: flags.Quantize = flags.Bits.NONE,
     rounds: flags.Rounds = 1,
     context: flags.Context = None,
     kv_tokens: flags.KvTokens = None,
@@ -54,6 +55,7 @@ def serve(
     wire: flags.Wire = flags.WireName.TCP,
     grace: flags.Grace = 30.0,
     fewest: flags.Fewest = False,
+    streaming: flags.Streaming = True,
     without: flags.Without = None,
     threads: flags.Threads = 0,
     local: flags.Local = False,
@@ -71,7 +73,10 @@ def serve(
     from potluck.deploy.prepare import Where, Wish
     from potluck.deploy.serve import Address, serve
 
-    wish = Wish(dtype, rounds, context, kv_tokens, fewest, tuple(without or ()), max_rows, step_seconds, wire.value)
+    out = tuple(without or ())
+    wish = Wish(
+        *(dtype, rounds, context, kv_tokens, fewest, out, max_rows, step_seconds, wire.value, quantize, streaming)
+    )
     prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
     hosts = (*default_hosts(host), *(allowed_host or ()))
     options = ApiOptions(
@@ -93,9 +98,11 @@ def run(
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as text, without the chat template.")] = False,
     plan: flags.PlanFile = None,
     dtype: flags.ComputeType = flags.DType.AUTO,
+    quantize: flags.Quantize = flags.Bits.NONE,
     rounds: flags.Rounds = 1,
     context: flags.Context = None,
     fewest: flags.Fewest = False,
+    streaming: flags.Streaming = True,
     without: flags.Without = None,
     threads: flags.Threads = 0,
     local: flags.Local = False,
@@ -108,7 +115,8 @@ def run(
     from potluck.deploy.run import Ask, run
 
     text = sys.stdin.read() if prompt == "-" else prompt
-    wish = Wish(dtype, rounds, context, None, fewest, tuple(without or ()))
+    out = tuple(without or ())
+    wish = Wish(dtype, rounds, context, None, fewest, out, quantize=quantize, streaming=streaming)
     prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
     raise typer.Exit(run(prepared.with_template(chat_template), Ask(text, max_tokens, temperature, seed, raw), as_json))
 
@@ -121,10 +129,12 @@ def plan(
     save: Annotated[Path | None, typer.Option(help="Write the plan to this YAML file, to edit and give back.")] = None,
     plan_file: flags.PlanFile = None,
     dtype: flags.ComputeType = flags.DType.AUTO,
+    quantize: flags.Quantize = flags.Bits.NONE,
     rounds: flags.Rounds = 1,
     context: flags.Context = None,
     kv_tokens: flags.KvTokens = None,
     fewest: flags.Fewest = False,
+    streaming: flags.Streaming = True,
     without: flags.Without = None,
     threads: flags.Threads = 0,
     local: flags.Local = False,
@@ -137,7 +147,8 @@ def plan(
     from potluck.deploy.prepare import Where, Wish
 
     where = Where(fleet, address, local, _cache(cache), offline, threads)
-    wish = Wish(dtype, rounds, context, kv_tokens, fewest, tuple(without or ()))
+    out = tuple(without or ())
+    wish = Wish(dtype, rounds, context, kv_tokens, fewest, out, quantize=quantize, streaming=streaming)
     show_plan(_find(model, cache, offline), where, wish, Output(plan_file, save, as_json))
     if not as_json:
         hint(f"next: cluster serve {model}{_where_words(fleet, address)}" + (f" --plan {save}" if save else ""))

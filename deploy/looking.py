@@ -16,7 +16,7 @@ from potluck.deploy.console import ERR, OUT, show
 from potluck.deploy.fleet_files import read_fleet
 from potluck.deploy.machine import native_dtype
 from potluck.deploy.plan_data import plan_report
-from potluck.deploy.prepare import Where, Wish, fabric_of, goal_of, read_plan
+from potluck.deploy.prepare import Where, Wish, fabric_of, goal_of, read_plan, wished_spec
 from potluck.deploy.tables import bytes_text, links_table, nodes_table, plan_table
 from potluck.models.open import read_spec
 from potluck.models.source import ModelPath, known_models
@@ -43,7 +43,7 @@ def show_plan(found: ModelPath, where: Where, wish: Wish, output: Output) -> Non
     Raises:
         DoesNotFit, PlanError, FleetFileError, OSError: one line each.
     """
-    spec = read_spec(found.path)
+    spec = wished_spec(read_spec(found.path), wish)
     goal = goal_of(spec, found.name, wish)
     fleet = read_fleet(where.fleet) if where.fleet else measured_fleet(where, goal.dtype)
     plan = read_plan(output.plan, spec) if output.plan else solve(fleet, spec, goal)

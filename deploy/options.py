@@ -18,6 +18,15 @@ class DType(StrEnum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     QUANTIZED = "quantized"
+    WEIGHT_ONLY = "weight-only"
+
+
+class Bits(StrEnum):
+    """What `--quantize` takes."""
+
+    NONE = "none"
+    INT8 = "int8"
+    INT4 = "int4"
 
 
 class WireName(StrEnum):
@@ -49,8 +58,26 @@ ComputeType = Annotated[
     DType,
     typer.Option(
         "--dtype",
-        help="quantized: weights of 4 to 8 bits stay as the model's file has them. auto: that if it has such, else "
-        "bfloat16 where the processor is built for it, else float32.",
+        help="quantized: weights of 4 to 8 bits stay as the model's file has them, activations are rounded to 8 bits; "
+        "weight-only: activations are not. auto: quantized if the file has such weights, else bfloat16 where the "
+        "processor is built for it, else float32.",
+        rich_help_panel=_PLACING,
+    ),
+]
+Quantize = Annotated[
+    Bits,
+    typer.Option(
+        "--quantize",
+        help="Keep the weights of a full-precision model in so many bits (scales for every 32); embedding and head "
+        "keep 8.",
+        rich_help_panel=_PLACING,
+    ),
+]
+Streaming = Annotated[
+    bool,
+    typer.Option(
+        "--streaming/--no-streaming",
+        help="Read layers that no memory has room for from disk for every token, or refuse such a model.",
         rich_help_panel=_PLACING,
     ),
 ]

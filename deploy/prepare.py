@@ -13,6 +13,7 @@ from potluck.deploy.emulate import Emulation, emulate, time_scale
 from potluck.deploy.fleet_files import read_fleet
 from potluck.deploy.machine import can_multiply_quantized, measure_machine, native_dtype
 from potluck.models.open import open_checkpoint, read_spec
+from potluck.models.quantize import with_quantization
 from potluck.models.source import ModelPath
 from potluck.models.spec import ModelSpec
 from potluck.models.tokenizer import Tokenizer, load_tokenizer
@@ -42,6 +43,8 @@ class Wish:
     max_rows: int = 256
     step_seconds: float = 60.0
     wire: Wire = "tcp"
+    quantize: str = "none"
+    streaming: bool = True
 
 
 def context_of(spec: ModelSpec, wish: Wish) -> int:
@@ -55,6 +58,17 @@ def context_of(spec: ModelSpec, wish: Wish) -> int:
     return wish.context or min(spec.context, _CONTEXT)
 
 
+def wished_spec(spec: ModelSpec, wish: Wish) -> ModelSpec:
+    """The model as it is to be kept: in fewer bits where that was asked for.
+
+    Raises:
+        ValueError: it has few bits already, or the compute type keeps no formats.
+    """
+    if wish.quantize != "none" and wish.dtype not in ("auto", "quantized", "weight-only"):
+        raise ValueError(f"--quantize {wish.quantize} and --dtype {wish.dtype} exclude each other; leave one out")
+    return with_quantization(spec, wish.quantize)
+
+
 def auto_dtype(spec: ModelSpec) -> str:
     """What `--dtype auto` means for a model: its weights as they are stored where that can be computed with."""
     return "quantized" if spec.encodings and can_multiply_quantized() else native_dtype()
@@ -64,14 +78,21 @@ def goal_of(spec: ModelSpec, name: str, wish: Wish) -> Goal:
     """What the planner plans for."""
     context = context_of(spec, wish)
     return Goal(
-        dtype=auto_dtype(spec) if wish.dtype == "auto" else wish.dtype,
+        dtype=_dtype(spec, wish),
         kv_tokens=wish.kv_tokens or min(4 * context, max(context, _KV_TOKENS)),
         rounds=wish.rounds,
         spread="fewest" if wish.fewest else "all",
         excluded=frozenset(NodeName(node) for node in wish.without),
         model=name,
         chunk=wish.max_rows,
+        streaming=wish.streaming,
     )
+
+
+def _dtype(spec: ModelSpec, wish: Wish) -> str:
+    if wish.dtype != "auto":
+        return wish.dtype
+    return "quantized" if wish.quantize != "none" else auto_dtype(spec)
 
 
 def read_plan(path: Path, spec: ModelSpec) -> Plan:
@@ -188,6 +209,7 @@ def prepare(found: ModelPath, where: Where, wish: Wish, plan_file: Path | None) 
             line each.
     """
     files = model_files(found)
+    files = replace(files, spec=wished_spec(files.spec, wish))
     goal, context = goal_of(files.spec, found.name, wish), context_of(files.spec, wish)
     plan = read_plan(plan_file, files.spec) if plan_file else None
     emulated = emulated_fleet(where.fleet, where.cache) if where.fleet else None

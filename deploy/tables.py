@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from potluck.planner.fleet import Fleet, NodeName
-from potluck.planner.plan import Plan, Stage
+from potluck.planner.plan import Plan, Residency, Stage
 
 
 def bytes_text(count: float) -> str:
@@ -25,7 +25,8 @@ def stage_text(stage: Stage) -> str:
     words = ["embedding"] if stage.has_embedding else []
     if layers:
         words.append(f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}-{layers[-1]}")
-    return ", ".join([*words, "head"] if stage.has_head else words)
+    text = ", ".join([*words, "head"] if stage.has_head else words)
+    return f"{text} from disk" if stage.shares[0].residency is Residency.STREAMED else text
 
 
 def holdings(plan: Plan) -> dict[NodeName, str]:

@@ -67,6 +67,14 @@ PACKED: Final[dict[str, float]] = {
 _PACKED_ROWS = 16
 
 
+def plain_bytes(shape: tuple[int, ...], itemsize: int) -> int:
+    """Bytes in memory of a tensor of plain numbers. Matrices lie in groups of rows, two columns of 16 bits together."""
+    if len(shape) != 2:
+        return math.prod(shape) * itemsize
+    rows, columns = shape
+    return -(-rows // _PACKED_ROWS) * _PACKED_ROWS * (columns + columns % 2 * (itemsize == 2)) * itemsize
+
+
 def packed_bytes(encoding: str, shape: tuple[int, ...]) -> int:
     """Bytes in memory of a matrix that is multiplied as it is stored.
 

@@ -14,17 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import prod
 
-from potluck.models.encodings import packed_bytes
-from potluck.models.roles import NORMS, TensorKey, keys_of, shape_of
+from potluck.models.encodings import packed_bytes, plain_bytes
+from potluck.models.roles import TensorKey, keys_of, shape_of
 from potluck.models.spec import ModelSpec, Part, PartKind
 from potluck.planner.fleet import Device
 
 # Of hidden rows, KV and dense weights. "quantized" keeps the weights that the checkpoint stores in a format that is
 # multiplied as it is; everything else is as in bfloat16.
-ITEMSIZE = {"float32": 4, "bfloat16": 2, "quantized": 2}
-_NORM_ITEMSIZE = 4
+# "weight-only" is the same but for activations, which are not rounded to 8 bits.
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "quantized": 2, "weight-only": 2}
+_KEEPS_ENCODINGS = frozenset({"quantized", "weight-only"})
+_VECTOR_ITEMSIZE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,12 @@ def itemsize(dtype: str) -> int:
 
 
 def tensor_bytes(spec: ModelSpec, key: TensorKey, dtype: str) -> int:
-    """Bytes of one tensor in memory; norms are kept in float32 whatever the compute type."""
+    """Bytes of one tensor in memory; norms and biases are kept in float32 whatever the compute type."""
     shape = shape_of(spec, key.role)
-    if dtype == "quantized" and (encoding := spec.encodings.get(str(key))):
+    if dtype in _KEEPS_ENCODINGS and (encoding := spec.encodings.get(str(key))):
         return packed_bytes(encoding, shape)
-    return prod(shape) * (_NORM_ITEMSIZE if key.role in NORMS else itemsize(dtype))
+    # Norms and biases are small and stay float32 beside unrounded numbers.
+    return plain_bytes(shape, itemsize(dtype) if len(shape) == 2 else _VECTOR_ITEMSIZE)
 
 
 def weight_bytes(spec: ModelSpec, parts: Iterable[Part], dtype: str) -> int:

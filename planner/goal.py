@@ -14,7 +14,7 @@ class Goal:
     """What to plan for, and what to predict.
 
     Attributes:
-        dtype: compute type, `float32` or `bfloat16`.
+        dtype: compute type, one of `costs.ITEMSIZE`.
         kv_tokens: tokens of KV that all requests together may hold; every node keeps this much for its layers.
         rounds: how often a token goes round the nodes (piped ring, PRIMA.CPP).
         spread: `all` gives every node at least one layer where memory and the number of layers allow; `fewest` uses
@@ -26,6 +26,7 @@ class Goal:
         context: tokens in the KV when the time per token is predicted.
         prompt: tokens of the prompt whose time to the first token is predicted.
         chunk: most rows of a step; longer prompts are computed in chunks.
+        streaming: whether layers that no memory has room for may be read from disk for every step.
     """
 
     dtype: str = "float32"
@@ -38,6 +39,7 @@ class Goal:
     context: int = 256
     prompt: int = 128
     chunk: int = 512
+    streaming: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what no plan could meet.

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from potluck.models.roles import NORMS, Role, TensorKey, keys_of
 from potluck.models.spec import ModelSpec, Part, PartKind
 from potluck.planner.costs import kv_bytes_per_token, tensor_bytes
-from potluck.planner.fleet import NodeName
-from potluck.planner.plan import Plan, Purpose, Share
+from potluck.planner.fleet import Fleet, NodeName
+from potluck.planner.plan import Plan, Purpose, Residency, Share
 
 # Beside weights and KV a worker holds the rows of a step, its logits and block tables: about 40 MB for 512 rows of a
 # model with a vocabulary of 150,000, since only sampled rows have logits.
@@ -24,15 +24,21 @@ _COPIED = NORMS | {Role.O_BIAS}
 
 @dataclass(frozen=True, slots=True)
 class NodeBytes:
-    """Bytes of weights and KV on one node."""
+    """Bytes of weights and KV on one node; `streamed` of the weights come and go, at least `window` at once."""
 
     weights: int
     kv: int
+    streamed: int = 0
+    window: int = 0
 
     @property
     def total(self) -> int:
         """What the node must have free, with the overhead of a worker."""
-        return self.weights + self.kv + NODE_OVERHEAD
+        return self.weights - self.streamed + self.window + self.kv + NODE_OVERHEAD
+
+    def stream_budget(self, memory: int) -> int:
+        """Bytes for streamed weights that a node of so much memory has beside everything else."""
+        return max(self.window, min(self.streamed, memory - (self.total - self.window)))
 
 
 class _Tensor(NamedTuple):
@@ -54,19 +60,46 @@ def node_bytes(plan: Plan, spec: ModelSpec) -> dict[NodeName, NodeBytes]:
     Routes of drafts are of another model and are not counted.
     """
     tensors: defaultdict[NodeName, set[_Tensor]] = defaultdict(set)
+    streamed: defaultdict[NodeName, dict[int, int]] = defaultdict(dict)
     kv: defaultdict[NodeName, set[_Kv]] = defaultdict(set)
     for part, share in _held(plan):
-        tensors[share.node].update(_tensors(spec, part, share))
+        held = set(_tensors(spec, part, share))
+        tensors[share.node].update(held)
+        if share.residency is Residency.STREAMED and part.layer is not None:
+            layers = streamed[share.node]
+            layers[part.layer] = layers.get(part.layer, 0) + _bytes(spec, held, plan.dtype)
         if part.kind is PartKind.ATTENTION:
             kv[share.node].add(_kv(spec, part, share))
     token = plan.kv_tokens * kv_bytes_per_token(spec, plan.dtype)
     return {
         node: NodeBytes(
-            weights=sum(ceil(tensor_bytes(spec, piece.key, plan.dtype) * piece.fraction) for piece in tensors[node]),
+            weights=_bytes(spec, tensors[node], plan.dtype),
             kv=sum(ceil(token * piece.fraction) for piece in kv[node]),
+            streamed=sum(streamed[node].values()),
+            window=max(streamed[node].values(), default=0),
         )
         for node in plan.nodes
     }
+
+
+def stream_budgets(plan: Plan, fleet: Fleet, spec: ModelSpec) -> dict[NodeName, int]:
+    """Bytes that every node which streams layers may use for them."""
+    sizes = node_bytes(plan, spec)
+    return {node: size.stream_budget(fleet.node(node).device.memory) for node, size in sizes.items() if size.streamed}
+
+
+def steps_at_once(plan: Plan) -> int:
+    """Steps in flight: one per node, so that no node waits; one in all where layers are streamed.
+
+    A second step would need a window that the first has just let go.
+    """
+    stages = [stage for route in plan.routes for stage in route.stages]
+    streams = any(share.residency is Residency.STREAMED for stage in stages for share in stage.shares)
+    return 1 if streams else len(plan.nodes)
+
+
+def _bytes(spec: ModelSpec, held: set[_Tensor], dtype: str) -> int:
+    return sum(ceil(tensor_bytes(spec, piece.key, dtype) * piece.fraction) for piece in held)
 
 
 def axis_of(kind: PartKind) -> str:

@@ -24,6 +24,8 @@ class Offer:
         ends: the embedding, the head, both or neither, which it would hold beside its layers.
         ends_seconds: for those.
         room: layers that fit its memory beside what it has already; negative where the ends alone do not fit.
+        most: layers it could run, those beyond `room` read from its disk for every token; `room` where it must not.
+        overflow_seconds: for one layer beyond `room` and one token.
     """
 
     node: NodeName
@@ -31,10 +33,13 @@ class Offer:
     layer_seconds: float
     ends_seconds: float
     room: int
+    most: int
+    overflow_seconds: float = 0.0
 
     def busy(self, layers: int) -> float:
         """Seconds per token with this many layers."""
-        return self.ends_seconds + layers * self.layer_seconds
+        overflow = max(0, layers - self.room) * self.overflow_seconds
+        return self.ends_seconds + layers * self.layer_seconds + overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +51,45 @@ class Request:
 
     @property
     def layer_bytes(self) -> int:
-        """Bytes of one layer with its KV. All layers of the supported families weigh the same."""
-        spec, goal = self.spec, self.goal
-        kv = goal.kv_tokens * kv_bytes_per_token(spec, goal.dtype)
-        return weight_bytes(spec, layer_parts([0]), goal.dtype) + kv
+        """Bytes of one layer with its KV."""
+        return self.layer_weights + self.layer_kv
+
+    @property
+    def layer_weights(self) -> int:
+        """Bytes of one layer's weights, of the largest where formats differ."""
+        layers = range(len(self.spec.layers)) if self.spec.encodings else range(1)
+        return max(weight_bytes(self.spec, layer_parts([layer]), self.goal.dtype) for layer in layers)
+
+    @property
+    def layer_kv(self) -> int:
+        """Bytes of one layer's KV."""
+        return self.goal.kv_tokens * kv_bytes_per_token(self.spec, self.goal.dtype)
 
     @property
     def ends_bytes(self) -> int:
         """Bytes of embedding and head on one node; tied ones cost once."""
         return weight_bytes(self.spec, ENDS, self.goal.dtype)
 
-    def offer(self, node: Node, ends: tuple[Part, ...] = ()) -> Offer:
-        """What a node could bring beside these ends."""
+    def free(self, node: Node, ends: tuple[Part, ...] = ()) -> int:
+        """Bytes that a node has for layers and their KV beside these ends."""
+        return node.device.memory - NODE_OVERHEAD - weight_bytes(self.spec, ends, self.goal.dtype)
+
+    def offer(self, node: Node, ends: tuple[Part, ...] = (), streaming: bool = False) -> Offer:
+        """What a node could bring beside these ends. Streaming keeps all KV, and room for two layers, in memory."""
         work, compute = Pass(1, 1, self.goal.context), (node.device, self.goal.dtype)
         layers = layer_parts(range(len(self.spec.layers)))
-        free = node.device.memory - NODE_OVERHEAD - weight_bytes(self.spec, ends, self.goal.dtype)
+        free = self.free(node, ends)
+        room = most = free // self.layer_bytes
+        if streaming and node.disk_bandwidth > 0:
+            most = max(room, (free - 2 * self.layer_weights) // self.layer_kv)
         return Offer(
             node=node.name,
             ends=ends,
             layer_seconds=seconds(self.spec, layers, work, compute) / len(self.spec.layers),
             ends_seconds=seconds(self.spec, ends, work, compute) if ends else 0.0,
-            room=free // self.layer_bytes,
+            room=room,
+            most=most,
+            overflow_seconds=self.layer_bytes / node.disk_bandwidth if most > room else 0.0,
         )
 
 
@@ -81,13 +104,13 @@ def split(offers: Sequence[Offer], layers: int, must: Iterable[NodeName]) -> dic
         ValueError: the offers have no room for so many layers, or for those that must be.
     """
     counts = {offer.node: 0 for offer in offers}
-    room = {offer.node: offer.room for offer in offers}
+    room = {offer.node: offer.most for offer in offers}
     for node in must:
         counts[node] = 1
     if any(counts[node] > room[node] for node in must) or sum(counts.values()) > layers:
         raise ValueError("nodes that must have a layer have no room for it")
     for _ in range(layers - sum(counts.values())):
-        open_ = [offer for offer in offers if counts[offer.node] < offer.room]
+        open_ = [offer for offer in offers if counts[offer.node] < offer.most]
         if not open_:
             raise ValueError("the offers have no room for so many layers")
         first = min(open_, key=lambda offer: offer.busy(counts[offer.node] + 1))

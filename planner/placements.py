@@ -27,8 +27,9 @@ class Placement:
 class Placements:
     """Placements over nodes of one fleet."""
 
-    def __init__(self, fleet: Fleet, request: Request) -> None:
-        self._fleet, self._request = fleet, request
+    def __init__(self, fleet: Fleet, request: Request, streaming: bool = False) -> None:
+        """`streaming`: nodes may run more layers than their memory holds."""
+        self._fleet, self._request, self._streaming = fleet, request, streaming
         self._row_bytes = request.spec.hidden * itemsize(request.goal.dtype)
         self._offers: dict[tuple[NodeName, tuple[Part, ...]], Offer] = {}
 
@@ -67,20 +68,20 @@ class Placements:
     def _offer(self, node: Node, ends: tuple[Part, ...]) -> Offer:
         key = (node.name, ends)
         if key not in self._offers:
-            self._offers[key] = self._request.offer(node, ends)
+            self._offers[key] = self._request.offer(node, ends, self._streaming)
         return self._offers[key]
 
 
 def _enough(offers: Sequence[Offer], request: Request) -> bool:
     """Whether the layers fit, and the pinned nodes can each have one."""
     layers, pinned = len(request.spec.layers), request.goal.pinned
-    room = sum(max(0, offer.room) for offer in offers)
-    return room >= layers >= len(pinned) and all(offer.room > 0 for offer in offers if offer.node in pinned)
+    room = sum(max(0, offer.most) for offer in offers)
+    return room >= layers >= len(pinned) and all(offer.most > 0 for offer in offers if offer.node in pinned)
 
 
 def _must(offers: Sequence[Offer], layers: int, goal: Goal) -> list[NodeName]:
     """Who gets a first layer whatever its speed: everybody where there are enough, else only the pinned."""
-    able = [offer.node for offer in offers if offer.room > 0]
+    able = [offer.node for offer in offers if offer.most > 0]
     if goal.spread == "all" and len(able) <= layers:
         return able
     return [node for node in able if node in goal.pinned]

@@ -2,6 +2,8 @@
 
     time per token = sum of the stages' compute + sum of the hops, the one from the engine and the one back included
 
+Layers that are streamed are read while anybody computes, so a step takes at least as long as any node reads.
+
 A hop takes latency + rows x hidden x itemsize / bandwidth. A prompt longer than a step is computed in chunks that
 follow each other through the stages: the first takes the whole way, each further one as long as the busiest node or
 hop. Steps and results are too small to count more than their latency.
@@ -29,14 +31,15 @@ class _Way:
 
     nodes: dict[NodeName, float]
     hops: tuple[float, ...]
+    reading: float
 
     @property
     def total(self) -> float:
-        return sum(self.nodes.values()) + sum(self.hops)
+        return max(sum(self.nodes.values()) + sum(self.hops), self.reading)
 
     @property
     def busiest(self) -> float:
-        return max(*self.nodes.values(), *self.hops)
+        return max(*self.nodes.values(), *self.hops, self.reading)
 
 
 def predict(plan: Plan, fleet: Fleet, spec: ModelSpec, goal: Goal) -> Prediction:
@@ -73,7 +76,15 @@ def _way(plan: Plan, fleet: Fleet, spec: ModelSpec, work: Pass) -> _Way:
     for stage in route.stages:
         compute = (fleet.node(stage.node).device, plan.dtype)
         nodes[stage.node] += seconds(spec, stage.parts, work, compute)
-    return _Way(dict(nodes), tuple(_hops(route, fleet, work, spec.hidden * itemsize(plan.dtype))))
+    hops = tuple(_hops(route, fleet, work, spec.hidden * itemsize(plan.dtype)))
+    return _Way(dict(nodes), hops, _reading(plan, fleet, spec))
+
+
+def _reading(plan: Plan, fleet: Fleet, spec: ModelSpec) -> float:
+    """Seconds that the slowest node reads its streamed layers for; a disk nobody measured is not reckoned with."""
+    sizes = node_bytes(plan, spec)
+    disks = {node: fleet.node(node).disk_bandwidth for node in plan.nodes}
+    return max((sizes[node].streamed / disk for node, disk in disks.items() if disk > 0), default=0.0)
 
 
 def _hops(route: Route, fleet: Fleet, work: Pass, row_bytes: int) -> Iterator[float]:

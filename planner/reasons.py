@@ -56,11 +56,13 @@ def _holds(fleet: Fleet, request: Request, decision: Decision, offer: Offer) -> 
     facts = [f"{' and '.join(held)}: {decision.speed(offer):.0%} of the fleet's speed", _memory_text(decision, offer)]
     if offer.node == decision.start and offer.node != fleet.engine:
         facts.append(_why_not_engine(fleet, request))
+    if decision.counts[offer.node] > offer.room:
+        facts.append("what does not fit is read from disk for every token")
     return "; ".join([*facts, *_rounds_text(request, decision, offer)])
 
 
 def _memory_text(decision: Decision, offer: Offer) -> str:
-    return "memory is full" if decision.counts[offer.node] == offer.room else f"memory would allow {offer.room}"
+    return "memory is full" if decision.counts[offer.node] >= offer.room else f"memory would allow {offer.room}"
 
 
 def _why_not_engine(fleet: Fleet, request: Request) -> str:

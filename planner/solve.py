@@ -1,8 +1,9 @@
 """The first solver: splits layers by speed within memory limits and lays them round the nodes in any number of rounds.
 
 The embedding goes to the engine's node where it fits, else to the fastest node that holds it; there the ring starts.
-The head goes there too, which closes the ring, or to the ring's last node, which saves a stage: whatever is faster. The
-full solver (streamed weights, groups, experts, leaving out slow links) is later work.
+The head goes there too, which closes the ring, or to the ring's last node, which saves a stage: whatever is faster.
+Where memory is too small for that, layers are streamed from disk (`potluck.planner.streaming`). The full solver
+(groups, experts, leaving out slow links) is later work.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from potluck.planner.plan import Plan
 from potluck.planner.predict import predict
 from potluck.planner.reasons import Decision, reasons
 from potluck.planner.ring import ring_route, ring_windows
+from potluck.planner.streaming import rounds_for, streamed_route
 
 __all__ = ["DoesNotFit", "solve"]
 
@@ -48,6 +50,10 @@ def solve(fleet: Fleet, spec: ModelSpec, goal: Goal) -> Plan:
         plans = [_plan(fleet, request, placement) for placement in found]
         if plans:
             return min(plans, key=lambda plan: (fleet.engine not in plan.nodes, _time_per_token(plan)))
+    if goal.streaming and nodes:
+        streamed = [_plan(fleet, request, found) for found in Placements(fleet, request, True).over(nodes)]
+        if streamed:
+            return min(streamed, key=_time_per_token)
     raise refusal(nodes, request)
 
 
@@ -79,12 +85,13 @@ def _sets(nodes: Sequence[Node], goal: Goal) -> Iterator[list[tuple[Node, ...]]]
 
 def _plan(fleet: Fleet, request: Request, placement: Placement) -> Plan:
     spec, goal = request.spec, request.goal
-    windows = ring_windows(placement.order, placement.counts, goal.rounds)
+    rounds = rounds_for(fleet, request, placement)
+    windows = ring_windows(placement.order, placement.counts, rounds)
     decision = Decision(placement.order[0], placement.offers, placement.counts, tuple(windows))
     plan = Plan(
         model=goal.model or spec.name,
         dtype=goal.dtype,
-        routes=(ring_route(windows, placement.order[0], placement.head),),
+        routes=(streamed_route(ring_route(windows, placement.order[0], placement.head), fleet, request),),
         kv_tokens=goal.kv_tokens,
         reasons=reasons(fleet, request, decision),
     )

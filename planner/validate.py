@@ -58,8 +58,8 @@ def _check_single(stage: Stage, place: str) -> None:
             f"{place} is split between nodes or along an axis; this version runs stages on one node each, "
             f"so give it a single 'node'"
         )
-    if stage.shares[0].residency is not Residency.RESIDENT:
-        raise PlanError(f"{place}: this version keeps weights resident; remove residency: {stage.shares[0].residency}")
+    if stage.shares[0].residency is Residency.HOST:
+        raise PlanError(f"{place}: residency host is for GPUs, which this version does not use; say streamed")
     try:
         _ = stage.layers
     except ValueError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from potluck.kernels.packed import PLAIN, ROWS, PackedMatrix
 from potluck.models.checkpoint import Checkpoint, TensorEntry
 from potluck.models.decode import decode, stored_rows
 from potluck.models.encodings import encoded_bytes
+from potluck.models.grouped import grouped_blocks
+from potluck.models.grouped_format import grouped_format
 from potluck.models.roles import TensorKey, shape_of
 from potluck.models.spec import ModelSpec
 from potluck.worker.pieces import BFLOAT16, FLOAT32, ORDER, Piece
@@ -27,13 +29,13 @@ class WeightError(Exception):
     """A checkpoint's tensor does not fit the model spec."""
 
 
-@dataclass(frozen=True, slots=True)
 class Packer:
-    """Makes the bytes of pieces from a checkpoint. `change(key, tensor)` may replace what was decoded (for tests)."""
+    """Makes the bytes of pieces from a checkpoint."""
 
-    spec: ModelSpec
-    checkpoint: Checkpoint
-    change: Change | None = None
+    def __init__(self, spec: ModelSpec, checkpoint: Checkpoint, change: Change | None = None) -> None:
+        """`change(key, tensor)` may replace what was decoded (for tests)."""
+        self.spec, self.checkpoint, self.change = spec, checkpoint, change
+        self._last: tuple[TensorKey, tuple[str, torch.Tensor, torch.Tensor]] | None = None
 
     def place(self, pieces: Iterable[Piece]) -> dict[str, torch.Tensor]:
         """Pieces in memory; errors as `make`."""
@@ -50,7 +52,7 @@ class Packer:
         for key in piece.keys:
             entry = self.checkpoint.entries[key]
             if piece.encoding == ORDER:
-                yield _bytes(torch.arange(piece.shape[0]))
+                yield _bytes(self._grouped(entry)[2])
             elif piece.encoding in _TORCH:
                 yield from self._plain(piece, entry)
             else:
@@ -78,16 +80,32 @@ class Packer:
     def _quantized(self, piece: Piece, entry: TensorEntry) -> Iterator[torch.Tensor]:
         if entry.shape != (shape := shape_of(self.spec, entry.key.role)):
             raise _misfit(entry.key, entry.shape, shape)
+        if grouped_format(entry.encoding) is not None:
+            encoding, blocks_OB, _ = self._grouped(entry)
+            if encoding != piece.encoding:
+                raise _other_format(entry.key)
+            yield PackedMatrix.pack(encoding, blocks_OB, piece.shape[1]).data
+            return
         for part, raw in _parts(entry, self.checkpoint.raw(entry.key)):
             if entry.encoding == piece.encoding:
                 blocks_OB = stored_rows(part, raw)
             elif entry.encoding in PLAIN:
                 blocks_OB = _quantize(decode(part, raw), piece.encoding)
             else:
-                raise WeightError(
-                    f"tensor {entry.key} is stored in another format than the plan was made for; plan again"
-                )
+                raise _other_format(entry.key)
             yield PackedMatrix.pack(piece.encoding, blocks_OB, piece.shape[1]).data
+
+    def _grouped(self, entry: TensorEntry) -> tuple[str, torch.Tensor, torch.Tensor]:
+        """Encoding, blocks and the order of columns; a matrix and its order are asked for one after the other."""
+        if self._last is None or self._last[0] != entry.key:
+            encoding, blocks_OB, order_I = grouped_blocks(entry, self.checkpoint.raw(entry.key))
+            order = torch.arange(entry.shape[1]) if order_I is None else torch.from_numpy(order_I)
+            self._last = (entry.key, (encoding, torch.from_numpy(blocks_OB), order))
+        return self._last[1]
+
+
+def _other_format(key: TensorKey) -> WeightError:
+    return WeightError(f"tensor {key} is stored in another format than the plan was made for; plan again")
 
 
 def _parts(entry: TensorEntry, raw: memoryview) -> Iterator[tuple[TensorEntry, memoryview]]:

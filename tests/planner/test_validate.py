@@ -183,9 +183,9 @@ def test_what_this_version_does_not_run(homes, home, ring):
     assert node_bytes(two, spec) == node_bytes(ring, spec), "what two routes share on a node costs once"
     with pytest.raises(PlanError, match="several routes are not available yet"):
         single_node_stages(two)
-    streamed = grouped(homes, (Share("desktop", residency=Residency.STREAMED),))
-    with pytest.raises(PlanError, match="remove residency: streamed"):
-        single_node_stages(streamed)
+    hosted = grouped(homes, (Share("desktop", residency=Residency.HOST),))
+    with pytest.raises(PlanError, match="residency host is for GPUs"):
+        single_node_stages(hosted)
     cut = Part(PartKind.ATTENTION, 0)
     halved = homes.plan(
         homes.stage("desktop", homes.EMBEDDING, cut),

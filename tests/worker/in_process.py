@@ -70,15 +70,26 @@ class Request:
 class Pipeline:
     """Shards of one model chained in one process. Block numbers are handed out in random order."""
 
-    def __init__(self, path: Path, placement=None, dtype=torch.float32, block_size=4, tokens=512, change=None):
-        """`change(key, tensor)` may replace a tensor as it is loaded."""
-        self.spec = read_spec(path)
+    def __init__(
+        self,
+        path: Path,
+        placement=None,
+        dtype=torch.float32,
+        block_size=4,
+        tokens=512,
+        change=None,
+        kept=None,
+        spec=None,
+    ):
+        """`change(key, tensor)` may replace a tensor as it is loaded; `kept`: "quantized" or "weight-only"."""
+        self.spec = spec or read_spec(path)
         self.block_size = block_size
         self.total = tokens // block_size
         self.free = list(range(self.total))
         random.Random(0).shuffle(self.free)
         self.route = (placement or Placement()).windows(len(self.spec.layers))
         config = ShardConfig(dtype, tokens // block_size, block_size, 512, torch.device("cpu"))
+        config = replace(config, quantized=kept is not None, exact=kept == "weight-only")
         self.shards = {}
         checkpoint = open_checkpoint(path)
 
