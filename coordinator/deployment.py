@@ -53,6 +53,7 @@ class Deployment:
         self._driver: Driver | None = None
         self._epoch, self._next_sequence, self._failures = 0, 1, 0
         self._retry_at = math.inf
+        self._bad: dict[NodeName, str] = {}
         self._beats = Heartbeats((), 0.0)
         self._lost: queue.SimpleQueue[tuple[NodeName | None, str] | None] = queue.SimpleQueue()
         self._monitor: threading.Thread | None = None
@@ -199,6 +200,7 @@ class Deployment:
 
     def _look(self) -> None:
         if time.monotonic() >= self._retry_at:
+            self._bad.clear()
             self._lost.put((None, "trying again"))
         driver, plan = self._driver, self._plan
         if driver is None or plan is None or self._fleet is None:
@@ -239,6 +241,8 @@ class Deployment:
         try:
             self._serve(_without(fleet, gone), None, observer)
         except CallError as error:
+            # It cannot load what it is asked to (a full disk, a damaged file with nothing to build it from again).
+            self._bad[error.node] = error.reason
             self._lost.put((error.node, error.reason))
         except (DoesNotFit, PlanError, ValueError) as error:
             lost = f"node {node!r} was lost and " if node in gone else ""
@@ -252,7 +256,7 @@ class Deployment:
             time.sleep(0.05)
         gone = {node: f"its worker ended (exit code {ended[node]})" for node in nodes if node in ended}
         rest = [node for node in nodes if node not in gone]
-        return gone | self._required_callers().silent(rest, self._epoch, _ALIVE_SECONDS)
+        return gone | self._bad | self._required_callers().silent(rest, self._epoch, _ALIVE_SECONDS)
 
     def _give_up(self, reason: str) -> None:
         self.engine.detach(reason, retry_after=round(_RETRY_SECONDS))

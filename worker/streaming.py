@@ -123,7 +123,7 @@ class Streamer:
             self._ready.intersection_update(self._cycle.held)
             self._changed.notify_all()
             self._changed.wait_for(lambda: index in self._ready or self._error or self._over)
-            if self._error is not None or self._over:
+            if index not in self._ready:
                 raise StreamError(f"{unit} cannot be read: {self._error or 'the shard was released'}")
         self.stall_seconds += time.perf_counter() - begun
         try:

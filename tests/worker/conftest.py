@@ -50,6 +50,12 @@ def gemma3_oracle(gemma3_path):
 
 
 @pytest.fixture(scope="session")
+def memory_limit():
+    """memory_limit(name, bytes): a context that gives what puts a process under a limit."""
+    return _beside("memory_group").limited
+
+
+@pytest.fixture(scope="session")
 def processes():
     """The module processes: Worker, Model, client."""
     return _beside("processes")
