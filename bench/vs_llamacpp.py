@@ -25,7 +25,8 @@ from synthetic import write_model
 from potluck.kernels import packed
 from potluck.models.open import read_spec
 from potluck.models.source import locate
-from potluck.worker.lone_shard import LoneShard, whole_model
+from potluck.worker.lone_shard import LoneShard, prompt_of, whole_model
+from potluck.worker.shard_file import OnBytes
 
 KV_TOKENS = 8192
 GOALS = {
@@ -67,18 +68,13 @@ class LlamaCpp:
         raise OSError("the peer ended; has its Python the package xllamacpp?")
 
 
-def prompt_of(length: int, salt: int = 0) -> list[int]:
-    """Tokens without meaning."""
-    return [5 + (salt * 31 + i * 7) % 1000 for i in range(length)]
-
-
 def measure(ours: LoneShard, peer: LlamaCpp, rounds: int) -> dict[str, float]:
     """Tokens per second of both sides, and the medians of their ratios in each turn."""
     cases = {
-        "prefill_128": ([prompt_of(128)], 1, 0, 128),
-        "prefill_512": ([prompt_of(512)], 1, 0, 512),
-        "decode": ([prompt_of(32)], 64, 1, 64),
-        "decode_batch8": ([prompt_of(32, salt) for salt in range(8)], 64, 1, 8 * 64),
+        "prefill_128": ([prompt_of(128, 1000)], 1, 0, 128),
+        "prefill_512": ([prompt_of(512, 1000)], 1, 0, 512),
+        "decode": ([prompt_of(32, 1000)], 64, 1, 64),
+        "decode_batch8": ([prompt_of(32, 1000, salt) for salt in range(8)], 64, 1, 8 * 64),
     }
     results: dict[str, float] = {}
     for name, (prompts, tokens, which, count) in cases.items():
@@ -87,6 +83,14 @@ def measure(ours: LoneShard, peer: LlamaCpp, rounds: int) -> dict[str, float]:
         results[f"{name}_llamacpp"] = round(count / statistics.median(theirs for _, theirs in sides), 1)
         results[name] = round(statistics.median(theirs / mine for mine, theirs in sides), 2)
     return results
+
+
+def _uncounted(activity: str, total: int) -> OnBytes:
+    return lambda count: None
+
+
+def _uncounted(activity: str, total: int) -> OnBytes:
+    return lambda count: None
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
@@ -120,7 +124,7 @@ def main() -> None:
         write_model(synthetic, smollm2)
         for name, path in (("smollm2", smollm2), ("synth_1b", synthetic)):
             peer = LlamaCpp(flags.peer, path)
-            ours = LoneShard(path, read_spec(path), whole_model(KV_TOKENS, flags.dtype))
+            ours = LoneShard(path, read_spec(path), whole_model(KV_TOKENS, flags.dtype), Path(folder), _uncounted)
             results[name], system = measure(ours, peer, flags.rounds), peer.system
             peer.close()
     print(json.dumps(results, indent=2) if flags.json else f"{table(results)}\n\nllama.cpp: {system}")

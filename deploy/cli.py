@@ -173,10 +173,41 @@ def nodes(
 
 
 @app.command()
-def models(cache: flags.Cache = None, as_json: flags.AsJson = False) -> None:
-    """Show the models that can be served without a download."""
-    from potluck.deploy.looking import show_models
+def bench(
+    model: flags.Model,
+    dtype: flags.ComputeType = flags.DType.AUTO,
+    quantize: flags.Quantize = flags.Bits.NONE,
+    threads: flags.Threads = 0,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="How often each figure is taken; medians count.")] = 3,
+    cache: flags.Cache = None,
+    offline: flags.Offline = False,
+    as_json: flags.AsJson = False,
+) -> None:
+    """Measure how fast this machine runs a model alone: prompts, generation, one request and eight at once."""
+    from potluck.deploy.bench import bench as measure
+    from potluck.deploy.bench import show_bench
+    from potluck.deploy.prepare import Wish
 
+    wish = Wish(dtype, quantize=quantize)
+    show_bench(measure(_find(model, cache, offline), wish, _cache(cache), threads, rounds), as_json)
+    if not as_json:
+        hint(f"next: cluster serve {model}")
+
+
+@app.command()
+def models(
+    clean: Annotated[
+        str | None, typer.Option(help="Delete the shard files of this model, or of all.", show_default=False)
+    ] = None,
+    cache: flags.Cache = None,
+    as_json: flags.AsJson = False,
+) -> None:
+    """Show the models that can be served without a download, and the shard files that workers built of them."""
+    from potluck.deploy.looking import clean_models, show_models
+
+    if clean is not None:
+        clean_models(_cache(cache), clean)
+        return
     show_models(_cache(cache), as_json)
     if not as_json:
         hint("next: cluster serve smollm2 --fleet trio")

@@ -33,7 +33,8 @@ def complain(message: str) -> None:
     ERR.print(f"[bold red]error[/bold red]: {_escape(' '.join(message.split()))}", highlight=False, soft_wrap=True)
 
 
-def _byte_bars() -> Progress:
+def byte_bars() -> Progress:
+    """Bars that count bytes and vanish when they are stopped."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -51,7 +52,7 @@ def locating(model: str, cache: Path, offline: bool) -> ModelPath:
         ModelNotFound: one line with the remedy.
     """
     tasks: dict[str, TaskID] = {}
-    bars = _byte_bars()
+    bars = byte_bars()
 
     def report(what: str, done: int, total: int) -> None:
         if what not in tasks:

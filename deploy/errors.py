@@ -18,7 +18,9 @@ def known_errors() -> tuple[type[Exception], ...]:
     from potluck.models.tokenizer import TemplateError, TokenizerError
     from potluck.planner.solve import DoesNotFit
     from potluck.planner.validate import PlanError
+    from potluck.worker.shard_manifest import ShardFileError
 
     models = (CheckpointError, UnsupportedModel, ModelNotFound, TemplateError, TokenizerError)
     coordinator = (CannotBind, CallError, DeploymentError, FabricError, GenerationError, WorkerError)
-    return (*models, *coordinator, CalibrationError, DoesNotFit, FleetFileError, PlanError, OSError, ValueError)
+    deploy = (CalibrationError, DoesNotFit, FleetFileError, PlanError, ShardFileError)
+    return (*models, *coordinator, *deploy, OSError, ValueError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from potluck.planner.plan_file import plan_to_data
 from potluck.planner.predict import predict
 from potluck.planner.solve import solve
 from potluck.planner.validate import validate
+from potluck.worker.shard_cache import CachedShards, cached_shards, remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,24 @@ def measured_fleet(where: Where, dtype: str) -> Fleet:
     return fleet_of(replies, NodeName(next(iter(replies))))
 
 
+def clean_models(cache: Path, which: str) -> None:
+    """Delete the shard files of a model, or of `all`; they are built again when they are needed.
+
+    Raises:
+        ValueError: there are none of such a model.
+    """
+    shards = cached_shards(cache)
+    chosen = [one for one in shards if which in ("all", one.model)]
+    if shards and not chosen:
+        names = ", ".join(sorted({one.model for one in shards}))
+        raise ValueError(f"no shard files of {which!r} are here; there are some of {names}; or say all")
+    freed = sum(remove(one) for one in chosen)
+    OUT.print(f"{sum(len(one.files) for one in chosen)} shard files deleted, {bytes_text(freed)} freed")
+
+
 def show_models(cache: Path, as_json: bool) -> None:
-    """Show what can be served right now."""
+    """Show what can be served right now, and which shard files there are."""
+    shards = cached_shards(cache)
     known = known_models(cache)
     table = Table(box=box.SIMPLE_HEAD, title="models", title_justify="left", title_style="bold")
     for heading in ("name", "size", "installed", "where it comes from"):
@@ -101,6 +119,20 @@ def show_models(cache: Path, as_json: bool) -> None:
         }
         for model in known
     ]
-    show(table, data, as_json)
+    built = [
+        {"model": one.model, "files": len(one.files), "bytes": one.nbytes, "path": str(one.folder)} for one in shards
+    ]
+    tables = Group(table, *([_shards_table(shards)] if shards else []))
+    show(tables, {"models": data, "shards": built}, as_json)
     if not as_json:
         OUT.print("Also: any GGUF file, model folder, or org/name on the Hugging Face hub.", style="dim")
+
+
+def _shards_table(shards: Sequence[CachedShards]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="shard files", title_justify="left", title_style="bold")
+    for heading in ("model", "files", "size", "where"):
+        table.add_column(heading, overflow="fold")
+    for one in shards:
+        table.add_row(one.model, str(len(one.files)), bytes_text(one.nbytes), str(one.folder))
+    table.caption, table.caption_justify = "cluster models --clean MODEL (or all) deletes them", "left"
+    return table

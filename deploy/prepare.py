@@ -209,7 +209,7 @@ def prepare(found: ModelPath, where: Where, wish: Wish, plan_file: Path | None) 
             line each.
     """
     files = model_files(found)
-    files = replace(files, spec=wished_spec(files.spec, wish))
+    files = replace(files, spec=replace(wished_spec(files.spec, wish), name=found.name))
     goal, context = goal_of(files.spec, found.name, wish), context_of(files.spec, wish)
     plan = read_plan(plan_file, files.spec) if plan_file else None
     emulated = emulated_fleet(where.fleet, where.cache) if where.fleet else None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from potluck.models.checkpoint import Checkpoint
@@ -14,21 +13,12 @@ from potluck.worker.assignment import Share
 from potluck.worker.fetch import Fetcher, Holder
 from potluck.worker.mapped_weights import MappedWeights
 from potluck.worker.packing import Packer
-from potluck.worker.pieces import Piece, Unit, keys_of_pieces, pieces_of
+from potluck.worker.pieces import pieces_of
 from potluck.worker.shard import Shard
-from potluck.worker.shard_store import MappedUnit, ShardStore
+from potluck.worker.shard_store import ShardStore
 
 Report = Callable[[pb.LoadProgress], None]
 _LOG = logging.getLogger("potluck.worker")
-
-
-@dataclass(frozen=True, slots=True)
-class Packing:
-    """What is to be mapped, and where it lies."""
-
-    share: Share
-    store: ShardStore
-    pieces: Mapping[Unit, Sequence[Piece]]
 
 
 class Loader:
@@ -46,30 +36,17 @@ class Loader:
         form = share.config.form
         pieces = {unit: pieces_of(share.spec, unit, form) for unit in shard.units}
         store = ShardStore(self._cache, assignment.fingerprint, share.spec.name)
-        mapped: dict[Unit, MappedUnit] = {}
+        mapped = store.map_all(
+            pieces,
+            lambda keys: Packer(share.spec, self._checkpoint(assignment, keys, report)),
+            lambda activity, total: _counter(activity, total, report),
+        )
         try:
-            self._map(assignment, Packing(share, store, pieces), mapped, report)
             shard.load(MappedWeights(mapped, shard.streamed_units, assignment.stream_bytes))
         except BaseException:
             for unit in mapped.values():
                 unit.mapping.close()
             raise
-
-    def _map(self, assignment: pb.Assignment, wanted: Packing, mapped: dict[Unit, MappedUnit], report: Report) -> None:
-        pieces, store = wanted.pieces, wanted.store
-        there = [unit for unit in pieces if store.path(unit, pieces[unit]).exists()]
-        checking = _counter("checking", _total(pieces[unit] for unit in there), report)
-        for unit in there:
-            if found := store.find(unit, pieces[unit], checking):
-                mapped[unit] = found
-        missing = [unit for unit in pieces if unit not in mapped]
-        if not missing:
-            return
-        keys = keys_of_pieces(piece for unit in missing for piece in pieces[unit])
-        packer = Packer(wanted.share.spec, self._checkpoint(assignment, keys, report))
-        building = _counter("building", _total(pieces[unit] for unit in missing), report)
-        for unit in missing:
-            mapped[unit] = store.build(unit, pieces[unit], packer.make, building)
 
     def _checkpoint(self, assignment: pb.Assignment, keys: Sequence[TensorKey], report: Report) -> Checkpoint:
         """The model's own file where this node may read it and has the right one, else the fetched tensors."""
@@ -80,10 +57,6 @@ class Loader:
             _LOG.info("%s is not here, or another model than the one being served; fetching", assignment.checkpoint)
         fetcher = Fetcher(self._cache, self._token, assignment)
         return fetcher.fetch(assignment.fingerprint, keys, lambda total: _counter("fetching", total, report))
-
-
-def _total(units: Iterable[Sequence[Piece]]) -> int:
-    return sum(piece.nbytes for unit in units for piece in unit)
 
 
 def _counter(activity: str, total: int, report: Report) -> Callable[[int], None]:

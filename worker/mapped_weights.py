@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from potluck.kernels.native_module import native
 from potluck.worker import pages
 from potluck.worker.pieces import Unit
-from potluck.worker.shard_file import ShardFileError
+from potluck.worker.shard_manifest import ShardFileError
 from potluck.worker.shard_store import MappedUnit
 from potluck.worker.streaming import Streamer
 from potluck.worker.weights import Placed

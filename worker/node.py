@@ -30,7 +30,7 @@ from potluck.worker.fetch import Holder
 from potluck.worker.loading import Loader
 from potluck.worker.packing import WeightError
 from potluck.worker.shard import Shard
-from potluck.worker.shard_file import ShardFileError
+from potluck.worker.shard_manifest import ShardFileError
 
 _ALLOWANCE = 768 << 20  # buffers, thread stacks and allocator slack on top of an emulated node's budget
 _LOG = logging.getLogger("potluck.worker")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from potluck.worker.mapping import Mapping
+from potluck.worker.mapped_file import MappedFile
 
 _ASKED = 128 << 10  # bytes of one request to the kernel
 _AHEAD = 16 << 20  # bytes asked for before they are waited for
@@ -26,7 +26,7 @@ _LIBC.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 PAGE = os.sysconf("SC_PAGESIZE")
 
 
-def bring_in(mapping: Mapping, going: Callable[[], bool]) -> None:
+def bring_in(mapping: MappedFile, going: Callable[[], bool]) -> None:
     """Read a whole mapping into memory, as long as `going()` says so.
 
     Raises:
@@ -42,19 +42,19 @@ def bring_in(mapping: Mapping, going: Callable[[], bool]) -> None:
         _wait(mapping, begin, min(_WAITED, mapping.size - begin))
 
 
-def read_only_what_is_touched(mapping: Mapping) -> None:
+def read_only_what_is_touched(mapping: MappedFile) -> None:
     """No read-ahead of the kernel's own on this mapping."""
     _LIBC.madvise(mapping.address, mapping.size, _MADV_RANDOM)
 
 
-def drop(mapping: Mapping) -> None:
+def drop(mapping: MappedFile) -> None:
     """Let go of a mapping's pages; the next touch reads them again."""
     _LIBC.madvise(mapping.address, mapping.size, _MADV_DONTNEED)
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(mapping.fd, 0, mapping.size, os.POSIX_FADV_DONTNEED)
 
 
-def resident(mapping: Mapping) -> float:
+def resident(mapping: MappedFile) -> float:
     """The share of a mapping's pages that are in memory.
 
     Raises:
@@ -72,7 +72,7 @@ def _ask(fd: int, begin: int, nbytes: int) -> None:
         os.posix_fadvise(fd, begin, nbytes, os.POSIX_FADV_WILLNEED)
 
 
-def _wait(mapping: Mapping, begin: int, nbytes: int) -> None:
+def _wait(mapping: MappedFile, begin: int, nbytes: int) -> None:
     """Until pages are in memory and in the page tables, so that no product waits for either."""
     if sys.platform == "linux":
         if _LIBC.madvise(mapping.address + begin, nbytes, _MADV_POPULATE_READ) == 0:

@@ -12,6 +12,8 @@ import grpc
 import psutil
 import torch
 
+from potluck.kernels.linear import Linear
+from potluck.kernels.packed import PackedLinear, PackedMatrix, has_vectors
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.channel import PROTOCOL, open_channel, worker_stub
 from potluck.worker.emulation import Emulation, Slowness
@@ -37,13 +39,18 @@ def measure_flops(dtype: torch.dtype, slowness: Slowness) -> float:
 
 
 def measure_memory_bandwidth(slowness: Slowness) -> float:
-    """Bytes per second when a buffer larger than any cache is read once, as a decode reads weights."""
-    buffer = torch.ones(_STREAMED // 4)
-    best = float("inf")
+    """Bytes per second when a matrix larger than any cache is multiplied by one row, as a decode does."""
+    if has_vectors():
+        shape = (_STREAMED // 4 // 4096, 4096)
+        weights = PackedMatrix("F32", shape, torch.zeros(_STREAMED, dtype=torch.uint8))
+        product: PackedLinear | Linear = PackedLinear([weights])
+    else:
+        product = Linear(torch.zeros(_STREAMED // 4 // 4096, 4096))
+    row, best = torch.ones(1, 4096), float("inf")
     for _ in range(3):
         begun = time.perf_counter()
         with slowness.around():
-            buffer.sum()
+            product(row)
         best = min(best, time.perf_counter() - begun)
     return _STREAMED / best
 

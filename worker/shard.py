@@ -135,6 +135,11 @@ class Shard:
         return self.required_bytes(self._spec, list(self._windows.values()), self._config)[0]
 
     @property
+    def kv_itemsize(self) -> int:
+        """Bytes of one number of the KV."""
+        return self._config.dtype.itemsize
+
+    @property
     def kv_bytes(self) -> int:
         """Bytes of the KV pools."""
         return self.required_bytes(self._spec, list(self._windows.values()), self._config)[1]

@@ -1,8 +1,6 @@
-"""Shard files: the pieces of one unit in the layout the kernels read, with a manifest of their hashes.
+"""Shard files: the pieces of one unit in the layout the kernels read. Writing and checking them.
 
-    magic (8) | bytes of the manifest (8) | its blake3 (32) | manifest (msgpack) | from the next 16 KiB on: pieces
-
-A piece begins at a multiple of 64 bytes. A file is written under another name, synced and renamed; what has the right
+A file is written under another name, synced and renamed; what has the right
 name is whole, or was damaged later, which its hashes show.
 """
 
@@ -16,44 +14,21 @@ import msgspec
 import torch
 from blake3 import blake3
 
-from potluck.worker.mapping import Mapping
+from potluck.worker.mapped_file import MappedFile
 from potluck.worker.pieces import Piece
+from potluck.worker.shard_manifest import (
+    ALIGNMENT,
+    HEAD,
+    MAGIC,
+    PIECE_ALIGNMENT,
+    Manifest,
+    ShardFileError,
+    Stored,
+    aligned,
+)
 
-MAGIC = b"PTLKSHD1"
-_HEAD = len(MAGIC) + 8 + 32
-_ALIGNMENT, _PIECE_ALIGNMENT = 16 << 10, 64  # pages of 16 KiB are the largest there are (Apple)
-_MOST_MANIFEST = 1 << 20
 _CHECKED = 16 << 20
 OnBytes = Callable[[int], None]
-
-
-class ShardFileError(Exception):
-    """A shard file is missing, damaged or cannot be written; the message names it."""
-
-
-class Stored(msgspec.Struct, frozen=True):
-    """Where a piece stands in its file."""
-
-    name: str
-    encoding: str
-    shape: tuple[int, ...]
-    begin: int
-    nbytes: int
-    blake3: bytes
-
-
-class Manifest(msgspec.Struct, frozen=True):
-    """What a file holds: of which model (fingerprint and name), which unit, which pieces."""
-
-    fingerprint: str
-    model: str
-    unit: str
-    pieces: tuple[Stored, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole file."""
-        return _aligned(self.pieces[-1].begin + self.pieces[-1].nbytes, _ALIGNMENT)
 
 
 def write_shard_file(
@@ -102,39 +77,14 @@ def planned(fingerprint: str, model: str, unit: str, pieces: Sequence[Piece]) ->
     stored, begin = [], 0
     for piece in pieces:
         stored.append(Stored(piece.name, piece.encoding, piece.shape, begin, piece.nbytes, bytes(32)))
-        begin = _aligned(begin + piece.nbytes, _PIECE_ALIGNMENT)
+        begin = aligned(begin + piece.nbytes, PIECE_ALIGNMENT)
     # Places do not change the manifest's length by more than some bytes a piece.
-    start = _aligned(_HEAD + len(msgspec.msgpack.encode(stored)) + 16 * len(stored) + 1024, _ALIGNMENT)
+    start = aligned(HEAD + len(msgspec.msgpack.encode(stored)) + 16 * len(stored) + 1024, ALIGNMENT)
     moved = tuple(msgspec.structs.replace(piece, begin=start + piece.begin) for piece in stored)
     return Manifest(fingerprint, model, unit, moved)
 
 
-def read_manifest(path: Path) -> Manifest:
-    """What a file says it holds.
-
-    Raises:
-        ShardFileError: there is no such file, or its head is damaged.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-            length = int.from_bytes(head[8:16], "little")
-            data = file.read(min(length, _MOST_MANIFEST))
-            size = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise ShardFileError(f"the shard file {path} cannot be read ({error.strerror})") from None
-    if head[:8] != MAGIC or blake3(data).digest() != head[16:48]:
-        raise ShardFileError(f"the shard file {path} is damaged: its head is not one")
-    try:
-        manifest = msgspec.msgpack.decode(data, type=Manifest)
-    except msgspec.MsgspecError:
-        raise ShardFileError(f"the shard file {path} is damaged: its manifest cannot be read") from None
-    if not manifest.pieces or manifest.nbytes != size:
-        raise ShardFileError(f"the shard file {path} is damaged: it has {size} bytes, not {manifest.nbytes}")
-    return manifest
-
-
-def check(mapping: Mapping, manifest: Manifest, on_bytes: OnBytes) -> None:
+def check(mapping: MappedFile, manifest: Manifest, on_bytes: OnBytes) -> None:
     """Compare every piece with its hash.
 
     Raises:
@@ -170,7 +120,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _aligned(size: int, alignment: int) -> int:
-    return -(-size // alignment) * alignment

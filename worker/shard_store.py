@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +11,14 @@ import msgspec
 import torch
 from blake3 import blake3
 
-from potluck.worker.mapping import Mapping
-from potluck.worker.pieces import Piece, Unit
-from potluck.worker.shard_file import (
-    Manifest,
-    OnBytes,
-    ShardFileError,
-    check,
-    planned,
-    read_manifest,
-    write_shard_file,
-)
+from potluck.models.roles import TensorKey
+from potluck.worker.mapped_file import MappedFile
+from potluck.worker.packing import Packer
+from potluck.worker.pieces import Piece, Unit, keys_of_pieces
+from potluck.worker.shard_cache import FOLDER
+from potluck.worker.shard_file import OnBytes, check, planned, write_shard_file
+from potluck.worker.shard_manifest import Manifest, ShardFileError, read_manifest
 
-FOLDER = "shards"
 _LAYOUT = 1  # one more whenever csrc/formats.hpp or the pieces of a unit change
 _LOG = logging.getLogger("potluck.worker")
 
@@ -33,7 +28,7 @@ class MappedUnit:
     """A unit's file, mapped."""
 
     unit: Unit
-    mapping: Mapping
+    mapping: MappedFile
     manifest: Manifest
 
     def placed(self) -> dict[str, torch.Tensor]:
@@ -54,6 +49,40 @@ class ShardStore:
         described = [(piece.name, [str(key) for key in piece.keys], piece.encoding, piece.shape) for piece in pieces]
         digest = blake3(msgspec.msgpack.encode((_LAYOUT, str(unit), described))).hexdigest()[:12]
         return self._folder / f"{unit}.{digest}.shard"
+
+    def map_all(
+        self,
+        pieces: Mapping[Unit, Sequence[Piece]],
+        source: Callable[[Sequence[TensorKey]], Packer],
+        counter: Callable[[str, int], OnBytes],
+    ) -> dict[Unit, MappedUnit]:
+        """Map every unit; what is not there, or damaged, is built.
+
+        Args:
+            pieces: of each unit.
+            source: gives what packs the tensors of these keys; asked once, and only if something is missing.
+            counter: told "checking" or "building" and how many bytes there are; gives what counts them.
+
+        Raises:
+            ShardFileError: a file cannot be written.
+            whatever `source` and its packer raise.
+        """
+        mapped: dict[Unit, MappedUnit] = {}
+        try:
+            there = [unit for unit in pieces if self.path(unit, pieces[unit]).exists()]
+            count = counter("checking", _total(pieces[unit] for unit in there))
+            mapped |= {unit: found for unit in there if (found := self.find(unit, pieces[unit], count))}
+            missing = [unit for unit in pieces if unit not in mapped]
+            if missing:
+                packer = source(keys_of_pieces(piece for unit in missing for piece in pieces[unit]))
+                count = counter("building", _total(pieces[unit] for unit in missing))
+                for unit in missing:
+                    mapped[unit] = self.build(unit, pieces[unit], packer.make, count)
+        except BaseException:
+            for one in mapped.values():
+                one.mapping.close()
+            raise
+        return mapped
 
     def find(self, unit: Unit, pieces: Sequence[Piece], on_bytes: OnBytes) -> MappedUnit | None:
         """A unit's file, every byte of it checked; None where there is none or it is damaged, which is said."""
@@ -85,7 +114,7 @@ class ShardStore:
         if (manifest.fingerprint, manifest.unit) != (self._fingerprint, str(unit)):
             raise ShardFileError(f"the shard file {path} is of another model or unit")
         try:
-            mapping = Mapping(path)
+            mapping = MappedFile(path)
         except (OSError, ValueError) as error:
             raise ShardFileError(f"the shard file {path} cannot be mapped ({error})") from None
         if on_bytes is not None:
@@ -95,3 +124,7 @@ class ShardStore:
                 mapping.close()
                 raise
         return MappedUnit(unit, mapping, manifest)
+
+
+def _total(units: Iterable[Sequence[Piece]]) -> int:
+    return sum(piece.nbytes for unit in units for piece in unit)

@@ -33,7 +33,7 @@ def refused(done):
     return done.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["run"], ["plan"], ["nodes"], ["models"]])
+@pytest.mark.parametrize("command", [[], ["serve"], ["run"], ["plan"], ["nodes"], ["models"], ["bench"]])
 def test_every_command_explains_itself(command):
     done = cluster(*command, "--help")
     assert done.returncode == 0
@@ -42,7 +42,7 @@ def test_every_command_explains_itself(command):
 
 def test_models_are_listed():
     listed = json.loads(cluster("models", "--json").stdout)
-    assert {"smollm2", "gemma3-270m"} <= {model["name"] for model in listed}
+    assert {"smollm2", "gemma3-270m"} <= {model["name"] for model in listed["models"]}
     assert "smollm2" in cluster("models").stdout
 
 
@@ -119,6 +119,10 @@ def test_pickles_are_never_loaded(tmp_path):
         (["plan", "smollm2", "--fleet", "trio", "--plan", "nosuch.yaml"], "nosuch.yaml"),
         (["plan", "smollm2", "--fleet", "trio", "--dtype", "int3"], "float32"),
         (["plan", "smollm2", "--fleet", "trio", "--rounds", "0"], "rounds"),
+        (["plan", "smollm2", "--fleet", "trio", "--quantize", "int4"], "is stored in Q4_1"),
+        (["plan", "smollm2", "--fleet", "trio", "--quantize", "int4", "--dtype", "float32"], "exclude each other"),
+        (["bench", "smollm2", "--dtype", "int3"], "float32"),
+        (["bench", "nosuch.gguf"], "no model"),
         (["serve", "smollm2", "--fleet", "pair", "--port", "99999"], "port"),
         (["run", "smollm2", "", "--raw", "--fleet", "pair", "--local"], "empty"),
         (["nodes", "--address", "127.0.0.1:1"], "ray start"),
@@ -144,6 +148,55 @@ def test_wrong_fleet_files(tmp_path, text, says):
     assert says in refused(cluster("plan", "smollm2", "--fleet", tmp_path / "fleet.yaml"))
 
 
+SMALL_FLEET = """
+name: small
+nodes:
+  a: {flops: 60 GFLOPS, memory_bandwidth: 20 GB/s, memory: 118 MiB, disk: 2 GB/s}
+  b: {flops: 60 GFLOPS, memory_bandwidth: 20 GB/s, memory: 80 MiB, disk: 2 GB/s}
+links:
+  default: {latency: 0.1 ms, bandwidth: 1 Gbit}
+"""
+
+
+def test_a_model_larger_than_all_memory_is_served_and_says_the_same(tmp_path):
+    """SmolLM2 takes 93 MiB and 3 of KV; the nodes have 50 and 16 beside what a worker takes."""
+    fleet = tmp_path / "small.yaml"
+    fleet.write_text(SMALL_FLEET)
+    planned = json.loads(cluster("plan", "smollm2", "--fleet", fleet, "--context", "128", "--json").stdout)
+    assert "from disk" in cluster("plan", "smollm2", "--fleet", fleet, "--context", "128").stdout
+    assert len(planned["plan"]["stages"]) > 4
+    words = ["Name three fruits.", "--context", "128", "--max-tokens", "12", "--local", "--cache", tmp_path]
+    streamed = cluster("run", "smollm2", *words, "--fleet", fleet)
+    assert streamed.returncode == 0, streamed.stderr
+    assert streamed.stdout == cluster("run", "smollm2", *words, "--fleet", "pair").stdout
+    refusal = refused(cluster("plan", "smollm2", "--fleet", fleet, "--context", "128", "--no-streaming"))
+    assert "needs" in refusal
+
+
+def test_shard_files_are_shown_and_cleaned(tiny_model, tmp_path):
+    model = tiny_model("llama3", 4)
+    words = ["hello", "--local", "--fleet", "pair", "--max-tokens", "2", "--raw", "--cache", tmp_path]
+    assert cluster("run", model, *words).returncode == 0
+    shards = json.loads(cluster("models", "--cache", tmp_path, "--json").stdout)["shards"]
+    assert {one["model"] for one in shards} == {model.name}
+    assert sum(one["files"] for one in shards) == 4 + 3
+    assert "there are some of" in refused(cluster("models", "--cache", tmp_path, "--clean", "another"))
+    assert cluster("models", "--cache", tmp_path, "--clean", model.name).stdout.startswith("7 shard files deleted")
+    assert json.loads(cluster("models", "--cache", tmp_path, "--json").stdout)["shards"] == []
+    assert not list(tmp_path.rglob("*.shard"))
+
+
+def test_bench_measures_what_it_says(tiny_model, tmp_path):
+    words = ["bench", tiny_model("llama3", 4), "--threads", "1", "--rounds", "1", "--cache", tmp_path]
+    report = json.loads(cluster(*words, "--json").stdout)
+    assert [(row["test"], row["batch"]) for row in report["figures"]] == [
+        *(("pp 128", 1), ("pp 512", 1), ("tg 64", 1), ("tg 64", 8))
+    ]
+    assert all(row["tokens_per_s"] > 0 and row["bytes_per_token"] > 0 for row in report["figures"])
+    assert report["threads"] == 1
+    assert "tokens/s" in cluster(*words).stdout
+
+
 def test_the_options_of_every_command_are_known_here():
     """An option more is a decision, not an accident."""
     found = {
@@ -152,11 +205,13 @@ def test_the_options_of_every_command_are_known_here():
     }
     where = {"--fleet", "--address", "--local", "--threads", "--cache", "--json"}
     model = where | {"--plan", "--dtype", "--rounds", "--context", "--fewest", "--without", "--offline"}
+    model |= {"--quantize", "--streaming"}
     serving = {"--host", "--port", "--api-key", "--allowed-host", "--cors-origin", "--kv-tokens", "--max-rows"}
     assert found == {
         "serve": sorted(model | serving | {"--chat-template", "--step-seconds", "--wire", "--grace"}),
         "run": sorted(model | {"--max-tokens", "--temperature", "--seed", "--raw", "--chat-template"}),
         "plan": sorted(model | {"--save", "--kv-tokens"}),
         "nodes": sorted(where),
-        "models": sorted({"--cache", "--json"}),
+        "models": sorted({"--cache", "--json", "--clean"}),
+        "bench": sorted({"--dtype", "--quantize", "--threads", "--rounds", "--cache", "--offline", "--json"}),
     }

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from potluck.kernels.native_module import native
 from potluck.models.open import open_checkpoint, read_spec
 from potluck.worker import pages
+from potluck.worker.mapped_file import MappedFile
 from potluck.worker.mapped_weights import MappedWeights
-from potluck.worker.mapping import Mapping
 from potluck.worker.packing import Packer
 from potluck.worker.pieces import Form, Piece, Unit, pieces_of, units_of
 from potluck.worker.shard import Shard, ShardConfig, StepError, Window
-from potluck.worker.shard_file import ShardFileError, check, read_manifest
+from potluck.worker.shard_file import check
+from potluck.worker.shard_manifest import ShardFileError, read_manifest
 from potluck.worker.shard_store import ShardStore
 
 UNIT = Unit("layer", 3)
@@ -143,7 +144,7 @@ needs_guard = pytest.mark.skipif(native is None, reason="Potluck was installed w
 def test_a_file_cut_under_its_map_is_zeros_and_an_error(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"\x01" * (4 * pages.PAGE))
-    mapping = Mapping(path)
+    mapping = MappedFile(path)
     assert mapping.bytes[::512].all() and mapping.is_whole
     os.truncate(path, pages.PAGE)
     assert mapping.bytes[: pages.PAGE].all()
@@ -155,7 +156,7 @@ def test_a_file_cut_under_its_map_is_zeros_and_an_error(tmp_path):
 def test_a_file_cut_before_it_is_brought_in_is_an_error(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"\x01" * (4 * pages.PAGE))
-    mapping = Mapping(path)
+    mapping = MappedFile(path)
     os.truncate(path, pages.PAGE)
     with pytest.raises(OSError, match=r"cannot be read|was cut"):
         pages.bring_in(mapping, lambda: True)
@@ -227,7 +228,7 @@ def test_units_hold_what_their_parts_need(tiny_model):
 
 
 def test_a_manifest_survives_and_its_hashes_are_checked(built):
-    manifest, mapping = read_manifest(built), Mapping(built)
+    manifest, mapping = read_manifest(built), MappedFile(built)
     check(mapping, manifest, nothing)
     assert manifest.model == "model" and manifest.unit == "layer-003"
     mapping.close()

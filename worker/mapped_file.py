@@ -14,7 +14,7 @@ import torch
 from potluck.kernels.native_module import native
 
 
-class Mapping:
+class MappedFile:
     """A whole file. What `tensor` gave keeps the mapping alive; `close` only ends its guard."""
 
     def __init__(self, path: Path) -> None:
