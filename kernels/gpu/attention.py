@@ -112,7 +112,8 @@ def paged_attention(
         pool_NS2KE: contiguous keys and values.
         plan: covers every row.
         scale: of the scores.
-        splits: pieces into which each row's slots are cut, to be merged by their lse; None chooses, from the longest.
+        splits: pieces into which each row's slots are cut, to be merged by their lse; None chooses, from the longest
+            row. A captured step says it, for all the rows it may meet.
         dtype: of the result.
 
     Returns:

@@ -12,6 +12,8 @@ import triton.language as tl
 
 # Without a GPU (tests) any number does that lets some products be split.
 _INTERPRETED_PROCESSORS = 4
+# Partial results of one row are merged by one program, which holds them all.
+_MOST_SPLITS = 128
 
 
 def dot_dtype(x: torch.Tensor) -> tl.dtype:
@@ -48,7 +50,7 @@ def choose_splits(programs: int, length: int, least: int, count: int) -> int:
         count: processors of the device.
     """
     wanted = -(-2 * count // programs)
-    return max(1, min(wanted, length // least))
+    return max(1, min(wanted, length // least, _MOST_SPLITS))
 
 
 def warps(elements: int) -> int:

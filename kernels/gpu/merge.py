@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from potluck.kernels.gpu.launch import warps
+
 
 @triton.jit
 def merge_kernel(
@@ -49,6 +51,7 @@ def merge(
     parts, rows, heads, width = out_PTHE.shape
     merged_THE = torch.empty((rows, heads, width), dtype=dtype, device=out_PTHE.device)
     merged_TH = torch.empty((rows, heads), dtype=torch.float32, device=out_PTHE.device)
+    block_parts, block_width = triton.next_power_of_2(parts), triton.next_power_of_2(width)
     merge_kernel[(rows * heads,)](
         out_PTHE.contiguous(),
         lse_PTH.contiguous(),
@@ -57,8 +60,8 @@ def merge(
         rows * heads,
         parts,
         width,
-        BLOCK_P=triton.next_power_of_2(parts),
-        BLOCK_E=triton.next_power_of_2(width),
-        num_warps=2,
+        BLOCK_P=block_parts,
+        BLOCK_E=block_width,
+        num_warps=warps(block_parts * block_width),
     )
     return merged_THE, merged_TH

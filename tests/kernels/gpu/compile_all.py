@@ -80,7 +80,7 @@ def attention(rows, width, dtype, chunk):
     parts = (None, tiles) if chunk else (tiles, None)
     plan = AttentionPlan(numbers, numbers, tensor(1, 8, dtype=torch.int32), *parts, 99)
     pool = tensor(9, 16, 2, 2, width, dtype=dtype)
-    paged_attention(tensor(rows, 8, width, dtype=dtype), pool, plan, 1.0, splits=1 if chunk else 2)
+    paged_attention(tensor(rows, 8, width, dtype=dtype), pool, plan, 1.0, splits=1 if chunk else 128)
 
 
 def main():

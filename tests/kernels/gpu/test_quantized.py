@@ -87,3 +87,4 @@ def test_splits_fill_the_processors_but_leave_pieces_worth_a_program():
     assert choose_splits(programs=36, length=4096, least=512, count=80) == 5
     assert choose_splits(programs=1, length=4096, least=512, count=80) == 8
     assert choose_splits(programs=1, length=100, least=512, count=80) == 1
+    assert choose_splits(programs=1, length=10**6, least=256, count=132) == 128
