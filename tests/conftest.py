@@ -11,6 +11,9 @@ import torch
 # Set before anything of transformers is imported: tests must never reach for a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)
+# Set before anything imports triton, which reads it then: without a GPU its kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def _beside(name):

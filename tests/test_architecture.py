@@ -139,6 +139,26 @@ def test_describing_a_model_never_loads_torch(module: str) -> None:
     assert fresh(f"import sys, {module}\nprint('torch' in sys.modules)") == "False"
 
 
+def test_only_the_gpu_kernels_load_triton() -> None:
+    """A machine without Triton or a GPU runs everything else; who launches kernels imports them where it does."""
+    modules = [
+        ".".join(["potluck", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+        for path in sources("kernels", "worker")
+        if "gpu" not in path.relative_to(ROOT).parts and path.stem != "__main__"
+    ]
+    loads = (
+        "import sys, importlib\n"
+        "sys.modules['triton'] = None\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "    if any(other.startswith('potluck.kernels.gpu') for other in sys.modules):\n"
+        "        sys.exit(f'importing {name} loads the GPU kernels')\n"
+        "print(len(sys.argv))"
+    )
+    assert "potluck.worker.node" in modules
+    assert fresh(loads, *modules) == str(len(modules) + 1)
+
+
 @pytest.mark.parametrize("name", ["proto", "kernels"])
 def test_a_foreign_package_of_the_same_name_wins(name: str, tmp_path: Path) -> None:
     """From the repository's root, where `python -m pytest` puts our folders in front, as late as the path's end."""
