@@ -82,10 +82,12 @@ def reference(real):
         ("smollm2", 3, 2, "bfloat16", 0.005),
         ("smollm2", 3, 2, "quantized", 0.005),
         ("gemma3", 2, 1, "quantized", 0.005),
+        ("smollm2", 1, 1, "weight-only", 0.001),
+        ("gemma3", 1, 1, "weight-only", 0.001),
     ],
 )
 def test_perplexity_is_that_of_transformers(rig, real, reference, name, nodes, rounds, dtype, allowed):
-    if dtype == "quantized" and not packed.available():
+    if dtype in ("quantized", "weight-only") and not packed.available():
         pytest.skip("Potluck was installed without its C++ extension")
     files, _ = real(name)
     tokenizer = load_tokenizer(Path(files.path))

@@ -85,3 +85,27 @@ def test_what_is_not_quantised_is_as_in_bfloat16(tiny_model):
     assert spec.encodings == {}
     shard = loaded(path, [Window(0, True, range(2), True)])
     assert shard.weight_bytes == weight_bytes(spec, list(spec.parts()), "bfloat16")
+
+
+FORMATS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
+PROMPT = [5, 9, 17, 33, 2, 8, 101, 44, 7, 3, 60, 12]
+
+
+@pytest.mark.parametrize("encoding", FORMATS)
+@pytest.mark.parametrize("family", ["llama3", "gemma3"])
+def test_every_format_scores_as_its_decoded_weights(tiny_gguf, in_process, family, encoding):
+    """In float32: random models are too sharp for bfloat16 (which weight-only uses where it is faster)."""
+    path = tiny_gguf(family, encoding, **({"head_dim": 64} if family == "gemma3" else {}))
+    assert set(read_spec(path).encodings.values()) == {encoding}
+
+    def scores(kept):
+        found = in_process.Pipeline(path, kept=kept).scores(PROMPT, [5, 7], 0)
+        return torch.tensor([score.logprob for score in found])
+
+    packed.backend("generic")
+    try:
+        wanted = scores(None)
+        assert (scores("weight-only") - wanted).abs().max() < 0.01
+        assert (scores("quantized") - wanted).abs().max() < 1.5
+    finally:
+        packed.backend()
