@@ -25,15 +25,18 @@ class Emulation:
         slow_down: factor on the CPU time of every operation, at least 1.
         memory: bytes the worker may use.
         links: (latency in seconds, bytes per second) to every other node, in stretched time.
+        disk: bytes per second in stretched time at which streamed weights are read; 0 for as fast as it goes.
     """
 
     slow_down: float
     memory: int
     links: Mapping[str, tuple[float, float]]
+    disk: float = 0.0
 
     def to_json(self) -> str:
         """The value of the worker's `--emulate` flag."""
-        return json.dumps({"slow_down": self.slow_down, "links": {k: list(v) for k, v in self.links.items()}})
+        links = {node: list(link) for node, link in self.links.items()}
+        return json.dumps({"slow_down": self.slow_down, "links": links, "disk": self.disk})
 
 
 def time_scale(fleet: Fleet, machine: Machine) -> float:
@@ -54,6 +57,7 @@ def emulate(fleet: Fleet, machine: Machine) -> dict[NodeName, Emulation]:
             slow_down=max(1.0, scale * machine.core_flops / node.device.flops),
             memory=node.device.memory,
             links=_links_from(fleet, node.name, scale),
+            disk=node.disk_bandwidth / scale,
         )
         for node in fleet.nodes
     }

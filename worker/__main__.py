@@ -35,7 +35,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--emulate",
         default=None,
-        help='behave like another node: {"slow_down": 2.0, "links": {"NODE": [latency_s, bytes_per_s], "": [...]}}',
+        help='behave like another node: {"slow_down": 2.0, "links": {"NODE": [latency_s, bytes_per_s], "": [...]}, '
+        '"disk": bytes_per_s}',
     )
     return parser.parse_args()
 

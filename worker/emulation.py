@@ -20,10 +20,12 @@ class Emulation:
     Attributes:
         slow_down: factor on the CPU time of every operation, at least 1.
         links: shapes of the links to other nodes; "" holds for nodes not named.
+        disk: bytes per second at which streamed weights are read, 0 for as fast as it goes.
     """
 
     slow_down: float = 1.0
     links: Mapping[str, Shape] = field(default_factory=dict)
+    disk: float = 0.0
 
     def link(self, node: str) -> Shape:
         """The shape of the link to a node."""
@@ -31,7 +33,7 @@ class Emulation:
 
 
 def read_emulation(text: str) -> Emulation:
-    """The value of `--emulate`: {"slow_down": 2.0, "links": {"other": [latency_s, bytes_per_s], "": [...]}}.
+    """The value of `--emulate`: {"slow_down": 2.0, "links": {"other": [latency_s, bytes_per_s], "": [...]}, "disk": 1e9}.
 
     Raises:
         ValueError: it is not of that form.
@@ -39,12 +41,14 @@ def read_emulation(text: str) -> Emulation:
     try:
         data = json.loads(text)
         links = {str(node): Shape(float(link[0]), float(link[1])) for node, link in data.get("links", {}).items()}
-        slow_down = float(data.get("slow_down", 1.0))
+        slow_down, disk = float(data.get("slow_down", 1.0)), float(data.get("disk", 0.0))
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(f"--emulate is not of the form described in --help: {error}") from None
     if not 1.0 <= slow_down <= _SLOWEST:
         raise ValueError(f"--emulate: slow_down must be between 1 and {_SLOWEST:.0f}, not {slow_down}")
-    return Emulation(slow_down, links)
+    if not 0.0 <= disk < float("inf"):
+        raise ValueError(f"--emulate: disk must be bytes per second, not {disk}")
+    return Emulation(slow_down, links, disk)
 
 
 class Slowness:

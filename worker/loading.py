@@ -24,8 +24,9 @@ _LOG = logging.getLogger("potluck.worker")
 class Loader:
     """Loads shards one at a time."""
 
-    def __init__(self, cache: Path, token: str, holder: Holder) -> None:
-        self._cache, self._token, self._holder = cache, token, holder
+    def __init__(self, cache: Path, token: str, holder: Holder, disk: float = 0.0) -> None:
+        """`disk`: bytes per second of streaming, where a slower disk is imitated."""
+        self._cache, self._token, self._holder, self._disk = cache, token, holder, disk
 
     def load(self, assignment: pb.Assignment, share: Share, shard: Shard, report: Report) -> None:
         """Map every unit of the shard and load it; what is not there yet is built first.
@@ -42,7 +43,7 @@ class Loader:
             lambda activity, total: _counter(activity, total, report),
         )
         try:
-            shard.load(MappedWeights(mapped, shard.streamed_units, assignment.stream_bytes))
+            shard.load(MappedWeights(mapped, shard.streamed_units, assignment.stream_bytes, self._disk))
         except BaseException:
             for unit in mapped.values():
                 unit.mapping.close()

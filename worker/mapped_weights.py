@@ -17,6 +17,7 @@ from potluck.worker.weights import Placed
 @dataclass(frozen=True, slots=True)
 class _Streamed:
     mapped: MappedUnit
+    disk: float
 
     @property
     def unit(self) -> Unit:
@@ -27,7 +28,7 @@ class _Streamed:
         return self.mapped.mapping.size
 
     def bring_in(self, going: Callable[[], bool]) -> None:
-        pages.bring_in(self.mapped.mapping, going)
+        pages.bring_in(self.mapped.mapping, going, self.disk)
 
     def drop(self) -> None:
         pages.drop(self.mapped.mapping)
@@ -36,8 +37,11 @@ class _Streamed:
 class MappedWeights:
     """Units of a shard, mapped (a `potluck.worker.weights.WeightSource`)."""
 
-    def __init__(self, units: Mapping[Unit, MappedUnit], streamed: Sequence[Unit], budget: int) -> None:
-        """`streamed`: units that come and go within `budget` bytes, in the order in which a step needs them.
+    def __init__(
+        self, units: Mapping[Unit, MappedUnit], streamed: Sequence[Unit], budget: int, disk: float = 0.0
+    ) -> None:
+        """`streamed`: units that come and go within `budget` bytes, in the order in which a step needs them; `disk`:
+        bytes per second at most, where a slower one is imitated.
 
         Raises:
             ShardFileError: a page of a unit that stays cannot be read.
@@ -51,7 +55,7 @@ class MappedWeights:
         for unit in units.keys() - set(streamed):
             self._keep(units[unit])
         if streamed:
-            self.streamer = Streamer([_Streamed(units[unit]) for unit in streamed], budget)
+            self.streamer = Streamer([_Streamed(units[unit], disk) for unit in streamed], budget)
 
     def place(self, unit: Unit) -> Placed:
         """A unit's pieces."""

@@ -33,6 +33,8 @@ from potluck.worker.shard import Shard
 from potluck.worker.shard_manifest import ShardFileError
 
 _ALLOWANCE = 768 << 20  # buffers, thread stacks and allocator slack on top of an emulated node's budget
+# Hundreds of megabytes that every installation has.
+_LARGE_FILE = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
 _LOG = logging.getLogger("potluck.worker")
 
 
@@ -71,7 +73,7 @@ class Node:
         self._config = config
         self._slowness = Slowness(config.emulation.slow_down)
         self.executor = Executor(config.name, self._slowness)
-        self._loader = Loader(config.cache, config.token, self.holder)
+        self._loader = Loader(config.cache, config.token, self.holder, config.emulation.disk)
         self._loading = threading.Lock()
         if config.memory is not None:
             _limit_memory(config.memory)
@@ -91,7 +93,7 @@ class Node:
             memory_bandwidth=probe.measure_memory_bandwidth(self._slowness),
             memory_free=probe.free_memory(self._config.memory),
             memory_total=psutil.virtual_memory().total,
-            disk_bandwidth=probe.measure_disk(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"),
+            disk_bandwidth=self._config.emulation.disk or probe.measure_disk(_LARGE_FILE),
             links=[link for link in links if link is not None],
             native_dtype=probe.native_dtype(),
         )

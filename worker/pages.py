@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -26,20 +27,23 @@ _LIBC.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 PAGE = os.sysconf("SC_PAGESIZE")
 
 
-def bring_in(mapping: MappedFile, going: Callable[[], bool]) -> None:
-    """Read a whole mapping into memory, as long as `going()` says so.
+def bring_in(mapping: MappedFile, going: Callable[[], bool], bytes_per_second: float = 0.0) -> None:
+    """Read a whole mapping into memory, as long as `going()` says so; no faster than said, where it is said.
 
     Raises:
         OSError: a page cannot be read; the file was cut, or its disk fails.
     """
-    asked = 0
+    asked, begun = 0, time.monotonic()
     for begin in range(0, mapping.size, _WAITED):
         if not going():
             return
         while asked < min(begin + _AHEAD, mapping.size):
             _ask(mapping.fd, asked, min(_ASKED, mapping.size - asked))
             asked += _ASKED
-        _wait(mapping, begin, min(_WAITED, mapping.size - begin))
+        end = min(begin + _WAITED, mapping.size)
+        _wait(mapping, begin, end - begin)
+        if bytes_per_second:
+            time.sleep(max(0.0, begun + end / bytes_per_second - time.monotonic()))
 
 
 def read_only_what_is_touched(mapping: MappedFile) -> None:

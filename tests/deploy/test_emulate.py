@@ -44,4 +44,4 @@ def test_ratios_between_compute_and_links_are_the_description(cores: int) -> Non
 
 def test_the_flag_is_json_the_worker_reads() -> None:
     emulation = emulate(fleet(50, 25), Machine(100e9, 2))[NodeName("n1")]
-    assert json.loads(emulation.to_json()) == {"slow_down": 4.0, "links": {"n0": [1e-3, 1e8]}}
+    assert json.loads(emulation.to_json()) == {"slow_down": 4.0, "links": {"n0": [1e-3, 1e8]}, "disk": 0.0}
