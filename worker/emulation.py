@@ -33,7 +33,7 @@ class Emulation:
 
 
 def read_emulation(text: str) -> Emulation:
-    """The value of `--emulate`: {"slow_down": 2.0, "links": {"other": [latency_s, bytes_per_s], "": [...]}, "disk": 1e9}.
+    """The value of `--emulate`: {"slow_down": 2.0, "links": {"other": [latency_s, bytes_per_s], ...}, "disk": 1e9}.
 
     Raises:
         ValueError: it is not of that form.

@@ -22,19 +22,20 @@ SHAPE, WINDOWS, STEPS, PAUSE = (8192, 4096), ((0, 1), (2, 3), (4, 5)), 5, 0.5
 PIECE = Piece("matrix.0", (), "INT8_G128", SHAPE)
 
 
-def read_bytes():
+def read_bytes() -> int:
     """Bytes that this process made the disk give."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("read_bytes")))
 
 
-def made(piece):
+def made(piece: Piece) -> list[torch.Tensor]:
     """Random numbers with small scales."""
     data = torch.randint(0, 256, (packed_size(piece.encoding, SHAPE),), dtype=torch.uint8)
     return [data]
 
 
-def main():
+def main() -> None:
+    """Build, or run the steps and print them."""
     folder, prefetch = Path(sys.argv[1]), sys.argv[2] == "prefetch"
     store = ShardStore(folder, "0" * 32, "ring")
     units = [Unit("layer", number) for number in range(6)]
