@@ -108,7 +108,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as place:
         folder = Path(place)
         subprocess.run([sys.executable, str(_RING), place, "none", "build"], check=True)
-        found, ahead = {}, ""
+        found = {}
         for kib in (0, 128):
             with read_ahead(folder, kib) as ahead:
                 for mode in ("prefetch", "none"):
