@@ -6,6 +6,7 @@ name is whole, or was damaged later, which its hashes show.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -69,7 +70,8 @@ def write_shard_file(
             f"the shard file {path} cannot be written ({error.strerror or error}); free some space or set --cache"
         ) from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def planned(fingerprint: str, model: str, unit: str, pieces: Sequence[Piece]) -> Manifest:

@@ -1,6 +1,7 @@
 """Nodes that are lost: clear errors at once, then a plan over the nodes left, or a refusal with the reason."""
 
 import asyncio
+import shutil
 import time
 
 import psutil
@@ -107,6 +108,20 @@ async def test_a_load_on_a_dead_node_fails_at_once(homes, home):
     with pytest.raises(CallError, match="node 'n1'"):
         await asyncio.to_thread(one.deployment._callers.load, {"n1": pb.Assignment(epoch=9)}, lambda *_: None)
     assert time.monotonic() - begun < 5.0
+
+
+async def test_a_node_that_cannot_load_its_share_is_left_out(homes, home, tmp_path):
+    """Its disk is full, as far as it can tell: where its shard files were nothing can be written any more."""
+    one = homes()
+    (before,) = await one.texts(home.ask([4, 5, 6], 10))
+    shutil.rmtree(tmp_path / "n1" / "shards")
+    (tmp_path / "n1" / "shards").write_text("")
+    one.kill("n2")
+    await asyncio.to_thread(one.diary.until, "serving", 2)
+    assert set(one.deployment.plan.nodes) == {"n0"}
+    _, node, reason = [entry for entry in one.diary.entries if entry[0] == "lost"][-1]
+    assert node == "n1" and "cannot be written" in reason and "\n" not in reason
+    assert (await one.texts(home.ask([4, 5, 6], 10))) == [before]
 
 
 async def test_what_no_longer_fits_is_refused_with_the_reason(homes, home):
