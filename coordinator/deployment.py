@@ -239,7 +239,7 @@ class Deployment:
         self.engine.mark_dead(list(dict.fromkeys([*self.engine.dead, *gone])))
         self._required_callers().release([one.name for one in fleet.nodes if one.name not in gone], self._epoch)
         try:
-            self._serve(_without(fleet, gone), None, observer)
+            self._serve_with_the_rest(fleet, gone, observer)
         except CallError as error:
             # It cannot load what it is asked to (a full disk, a damaged file with nothing to build it from again).
             self._bad[error.node] = error.reason
@@ -247,6 +247,16 @@ class Deployment:
         except (DoesNotFit, PlanError, ValueError) as error:
             lost = f"node {node!r} was lost and " if node in gone else ""
             self._give_up(f"{lost}the nodes left cannot serve the model: {error}")
+
+    def _serve_with_the_rest(self, fleet: Fleet, gone: Mapping[NodeName, str], observer: Observer) -> None:
+        """Serve without nodes that could not load their share, too, where the others can."""
+        if self._bad:
+            try:
+                self._serve(_without(fleet, {**self._bad, **gone}), None, observer)
+                return
+            except (DoesNotFit, ValueError):
+                self._bad.clear()
+        self._serve(_without(fleet, gone), None, observer)
 
     def _gone(self, nodes: Sequence[NodeName], suspect: NodeName | None) -> dict[NodeName, str]:
         """Nodes whose worker has ended, which also reaps it, or does not answer."""
@@ -256,7 +266,7 @@ class Deployment:
             time.sleep(0.05)
         gone = {node: f"its worker ended (exit code {ended[node]})" for node in nodes if node in ended}
         rest = [node for node in nodes if node not in gone]
-        return gone | self._bad | self._required_callers().silent(rest, self._epoch, _ALIVE_SECONDS)
+        return gone | self._required_callers().silent(rest, self._epoch, _ALIVE_SECONDS)
 
     def _give_up(self, reason: str) -> None:
         self.engine.detach(reason, retry_after=round(_RETRY_SECONDS))

@@ -17,6 +17,7 @@ class DType(StrEnum):
     AUTO = "auto"
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
     QUANTIZED = "quantized"
     WEIGHT_ONLY = "weight-only"
 
@@ -59,8 +60,8 @@ ComputeType = Annotated[
     typer.Option(
         "--dtype",
         help="quantized: weights of 4 to 8 bits stay as the model's file has them, activations are rounded to 8 bits; "
-        "weight-only: activations are not. auto: quantized if the file has such weights, else bfloat16 where the "
-        "processor is built for it, else float32.",
+        "weight-only: activations are not. float16: weights in half precision, all else in bfloat16. auto: quantized "
+        "if the file has such weights, else bfloat16 where the processor is built for it, else float32.",
         rich_help_panel=_PLACING,
     ),
 ]

@@ -23,7 +23,8 @@ from potluck.planner.fleet import Device
 # Of hidden rows, KV and dense weights. "quantized" keeps the weights that the checkpoint stores in a format that is
 # multiplied as it is; everything else is as in bfloat16.
 # "weight-only" is the same but for activations, which are not rounded to 8 bits.
-ITEMSIZE = {"float32": 4, "bfloat16": 2, "quantized": 2, "weight-only": 2}
+# "float16" keeps dense weights in half precision, everything else is as in bfloat16.
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2, "quantized": 2, "weight-only": 2}
 _KEEPS_ENCODINGS = frozenset({"quantized", "weight-only"})
 _VECTOR_ITEMSIZE = 4
 

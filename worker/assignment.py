@@ -18,7 +18,8 @@ from potluck.worker.fetch import check_fingerprint
 from potluck.worker.shard import Shard, ShardConfig, Window
 
 _KEEPS_ENCODINGS = ("quantized", "weight-only")
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16} | dict.fromkeys(_KEEPS_ENCODINGS, torch.bfloat16)
+_AS_BFLOAT16 = ("bfloat16", "float16", *_KEEPS_ENCODINGS)
+_DTYPES = {"float32": torch.float32} | dict.fromkeys(_AS_BFLOAT16, torch.bfloat16)
 _MAX_ROWS = 4096
 _MAX_BLOCK = 1024
 
@@ -86,9 +87,8 @@ def _config(assignment: pb.Assignment) -> ShardConfig:
     if quantized and not available():
         raise FrameError("this node's Potluck was installed without a C++ compiler; use --dtype bfloat16 or float32")
     exact = assignment.dtype == "weight-only"
-    return ShardConfig(
-        dtype, assignment.kv_blocks, assignment.block_size, assignment.max_rows, device, quantized, exact
-    )
+    config = ShardConfig(dtype, assignment.kv_blocks, assignment.block_size, assignment.max_rows, device)
+    return replace(config, quantized=quantized, exact=exact, half=assignment.dtype == "float16")
 
 
 def wire_dtype(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -73,7 +74,8 @@ def whole_model(kv_tokens: int, dtype: str) -> ShardConfig:
     """The configuration of a lone shard: dtype as in `--dtype`, never auto."""
     kept = dtype in ("quantized", "weight-only")
     compute = torch.float32 if dtype == "float32" else torch.bfloat16
-    return ShardConfig(compute, kv_tokens // BLOCK, BLOCK, 512, torch.device("cpu"), kept, dtype == "weight-only")
+    config = ShardConfig(compute, kv_tokens // BLOCK, BLOCK, 512, torch.device("cpu"), kept, dtype == "weight-only")
+    return replace(config, half=dtype == "float16")
 
 
 def prompt_of(length: int, vocab: int, salt: int = 0) -> list[int]:

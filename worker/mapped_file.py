@@ -24,16 +24,17 @@ class MappedFile:
             OSError, ValueError: it cannot be read, or it is empty.
         """
         self.path = path
+        self.fd, self._slot = -1, -1
         self.fd = os.open(path, os.O_RDONLY)
         try:
             self._map = mmap.mmap(self.fd, 0, access=mmap.ACCESS_READ)
         except BaseException:
-            os.close(self.fd)
+            self.close()
             raise
         self.size = len(self._map)
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         self.address: int = self.bytes.ctypes.data
-        self._slot: int = native.guard(self.address, self.size) if native is not None else -1
+        self._slot = native.guard(self.address, self.size) if native is not None else -1
 
     def tensor(self, begin: int, nbytes: int) -> torch.Tensor:
         """Bytes of the file, uint8, not copied; never write to them."""
@@ -55,3 +56,7 @@ class MappedFile:
                 native.unguard(self._slot)
             os.close(self.fd)
             self.fd = -1
+
+    def __del__(self) -> None:
+        # A guard that outlived its mapping would watch whatever is mapped there next.
+        self.close()

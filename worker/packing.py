@@ -17,10 +17,10 @@ from potluck.models.grouped import grouped_blocks
 from potluck.models.grouped_format import grouped_format
 from potluck.models.roles import TensorKey, shape_of
 from potluck.models.spec import ModelSpec
-from potluck.worker.pieces import BFLOAT16, FLOAT32, ORDER, Piece
+from potluck.worker.pieces import BFLOAT16, FLOAT16, FLOAT32, ORDER, Piece
 
 _TORCH = {FLOAT32: torch.float32, "F32": torch.float32, BFLOAT16: torch.bfloat16, "BF16": torch.bfloat16}
-_TORCH["F16"] = torch.float16
+_TORCH |= {FLOAT16: torch.float16, "F16": torch.float16}
 _AT_ONCE = 4 << 20  # numbers that are decoded together; 16 MiB as float32
 Change = Callable[[TensorKey, torch.Tensor], torch.Tensor]
 

@@ -12,9 +12,9 @@ from potluck.models.roles import Role, TensorKey, shape_of
 from potluck.models.spec import ModelSpec, PartKind
 
 # Plain tensors in the order of their rows: norms and biases, and matrices where nothing multiplies packed ones.
-FLOAT32, BFLOAT16, ORDER = "float32", "bfloat16", "int64"
-_ITEMSIZE = {FLOAT32: 4, BFLOAT16: 2, ORDER: 8}
-_PLAIN_OF = {FLOAT32: "F32", BFLOAT16: "BF16"}
+FLOAT32, BFLOAT16, FLOAT16, ORDER = "float32", "bfloat16", "float16", "int64"
+_ITEMSIZE = {FLOAT32: 4, BFLOAT16: 2, FLOAT16: 2, ORDER: 8}
+_PLAIN_OF = {FLOAT32: "F32", BFLOAT16: "BF16", FLOAT16: "F16"}
 
 
 class Unit(NamedTuple):
@@ -33,7 +33,7 @@ class Form:
     """How weights are kept.
 
     Attributes:
-        dtype: float32 or bfloat16, of matrices that are not quantised.
+        dtype: float32, bfloat16 or float16, of matrices that are not quantised.
         quantized: whether matrices that the model spec names an encoding for are kept in it.
         packed: whether this machine multiplies packed matrices of plain numbers faster than torch does others.
     """

@@ -52,7 +52,7 @@ class ShardConfig:
     """Compute type, KV size and the most rows of a step.
 
     `quantized`: weights that the model spec names an encoding for are kept in it; `exact`: activations are not rounded
-    to 8 bits for them.
+    to 8 bits for them. `half`: other matrices are kept in half precision instead of `dtype`.
     """
 
     dtype: torch.dtype
@@ -62,11 +62,13 @@ class ShardConfig:
     device: torch.device
     quantized: bool = False
     exact: bool = False
+    half: bool = False
 
     @property
     def form(self) -> Form:
         """How weights are kept on this machine."""
-        return Form(str(self.dtype).removeprefix("torch."), self.quantized, has_vectors())
+        name = "float16" if self.half else str(self.dtype).removeprefix("torch.")
+        return Form(name, self.quantized, has_vectors())
 
     @property
     def kv_shape(self) -> KvShape:

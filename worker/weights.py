@@ -11,10 +11,10 @@ import torch
 from potluck.kernels.linear import Linear
 from potluck.kernels.packed import PackedLinear, PackedMatrix
 from potluck.models.spec import ModelSpec
-from potluck.worker.pieces import BFLOAT16, FLOAT32, ORDER, Form, Piece, Unit, pieces_of
+from potluck.worker.pieces import BFLOAT16, FLOAT16, FLOAT32, ORDER, Form, Piece, Unit, pieces_of
 from potluck.worker.streaming import Streamer
 
-_TORCH = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16, ORDER: torch.int64}
+_TORCH = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16, FLOAT16: torch.float16, ORDER: torch.int64}
 
 # A unit's pieces by name: uint8, as `potluck.worker.packing` made them.
 Placed = Mapping[str, torch.Tensor]

@@ -27,6 +27,7 @@ uintptr_t g_page = 4096;
 
 void missed(int, siginfo_t* info, void*) {
     const uintptr_t address = reinterpret_cast<uintptr_t>(info->si_addr);
+    bool found = false;
     for (int i = 0; i < g_used.load(); ++i) {
         const uintptr_t begin = g_slots[i].begin.load(), end = g_slots[i].end.load();
         if (address < begin || address >= end) continue;
@@ -35,8 +36,9 @@ void missed(int, siginfo_t* info, void*) {
         if (zeros == MAP_FAILED) break;
         g_slots[i].missed.store(true);
         g_misses.fetch_add(1);
-        return;
+        found = true;
     }
+    if (found) return;
     sigaction(SIGBUS, &g_before, nullptr); // the touch is repeated, and meets whoever was there before
 }
 

@@ -83,6 +83,7 @@ def reference(real):
         ("smollm2", 3, 2, "quantized", 0.005),
         ("gemma3", 2, 1, "quantized", 0.005),
         ("smollm2", 1, 1, "weight-only", 0.001),
+        ("smollm2", 2, 1, "float16", 0.001),
         ("gemma3", 1, 1, "weight-only", 0.001),
     ],
 )

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "quantized"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "quantized"])
 def test_weights_are_files_and_the_rest_is_small(processes, smollm2_path, tmp_path, dtype):
     if not packed.has_vectors():
         pytest.skip("weights are mapped, but torch packs its own copy of them")

@@ -147,6 +147,7 @@ def test_a_stopped_worker_holds_nobody_up(processes, served, tmp_path, wire):
         with processes.client(1, worker) as client:
             client.generate(PROMPT, 1)
             os.kill(worker.pid, signal.SIGSTOP)
+            assert processes.wait_for(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED, 5)
             hello = lambda: worker.stub.Hello(pb.HelloRequest(protocol=PROTOCOL), timeout=0.5)  # noqa: E731
             assert processes.refusal(hello)[0] is grpc.StatusCode.DEADLINE_EXCEEDED
             # Sending goes on as long as there is room, then says so in the time it was given.
