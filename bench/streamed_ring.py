@@ -57,6 +57,7 @@ def main() -> None:
     for _ in range(STEPS):
         before, busy, resident = read_bytes(), 0.0, []
         stalled = weights.streamer.stall_seconds if weights else 0.0
+        loading = weights.streamer.load_seconds if weights else 0.0
         for window in WINDOWS:
             resident.append(min(pages.resident(mapped[units[number]].mapping) for number in window))
             begun = time.perf_counter()
@@ -68,8 +69,10 @@ def main() -> None:
                     linears[number](x_TI)
             busy += time.perf_counter() - begun
             time.sleep(PAUSE)
-        stalled = (weights.streamer.stall_seconds if weights else 0.0) - stalled
-        step = {"read": (read_bytes() - before) / (6 * size), "busy": busy, "stall": stalled, "resident": min(resident)}
+        step = {"read": (read_bytes() - before) / (6 * size), "busy": busy, "resident": min(resident)}
+        if weights:
+            step["stall"] = weights.streamer.stall_seconds - stalled
+            step["load"] = weights.streamer.load_seconds - loading
         report.append(step)
     print(json.dumps(report), flush=True)
     os._exit(0)

@@ -154,6 +154,7 @@ class ServingEngine:
         self._metrics.set_load(*(driver.load if driver else (0, 0, 0.0)))
         self._metrics.set_links(self.link_counts())
         self._metrics.set_transfers(self.steps.transfer_seconds())
+        self._metrics.set_nodes(self.steps.node_figures())
 
     def _cancel(self, number: int) -> None:
         driver, watch = self._driver, self._watches.pop(number, None)

@@ -11,6 +11,14 @@ _EACH = (0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 _WHOLE = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 
+NODE_FIGURES = {
+    "stall_seconds": "Time that computing waited for weights to be read from disk, since the worker started",
+    "streamed_bytes": "Weights read from disk for steps, since the worker started",
+    "anonymous_bytes": "Memory of the worker's own: KV, buffers, programs' data",
+    "resident_bytes": "All memory of the worker, with the pages of its shard files",
+}
+
+
 class Metrics:
     """Everything /metrics shows about requests, the queue, the stages and the links.
 
@@ -58,6 +66,10 @@ class Metrics:
             ["node"],
             registry=registry,
         )
+        self._nodes = {
+            kind: Gauge(f"potluck_node_{kind}", text, ["node"], registry=registry)
+            for kind, text in NODE_FIGURES.items()
+        }
         self._links = {
             kind: Gauge(f"potluck_link_{kind}", f"Sent over a link: {kind}", ["source", "target"], registry=registry)
             for kind in ("frames", "payload_bytes", "header_bytes")
@@ -106,6 +118,12 @@ class Metrics:
         """Per node, the time its outgoing links were busy."""
         for node, value in seconds.items():
             self._transfers.labels(node).set(value)
+
+    def set_nodes(self, figures: Mapping[str, Mapping[str, float]]) -> None:
+        """Per node, the figures of `NODE_FIGURES`."""
+        for node, values in figures.items():
+            for kind, value in values.items():
+                self._nodes[kind].labels(node).set(value)
 
     def set_links(self, counts: Mapping[tuple[str, str], tuple[int, int, int]]) -> None:
         """(source, target) -> frames, payload bytes, header bytes since the start."""

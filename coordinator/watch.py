@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from potluck.coordinator.generation import NodeStatus
-from potluck.coordinator.metrics import Metrics
+from potluck.coordinator.metrics import NODE_FIGURES, Metrics
 from potluck.coordinator.scheduler.scheduler import Delivery
 from potluck.planner.fleet import NodeName
 from potluck.proto import cluster_pb2 as pb
@@ -61,6 +61,7 @@ class StepWatch:
         self._nodes: dict[str, _NodeSeconds] = {}
         self._seen: dict[str, _NodeSeconds] = {}
         self._links: dict[tuple[str, str], tuple[int, int, int]] = {}
+        self._figures: dict[str, dict[str, float]] = {}
         self._tokens = self._seen_tokens = 0
         self._steps = self._asked_steps = 0
         self._looked = time.monotonic()
@@ -86,6 +87,7 @@ class StepWatch:
         """A worker told its counts: seconds its links were busy, and what went over them."""
         with self._lock:
             self._nodes.setdefault(status.node, _NodeSeconds()).transfer = status.transfer_seconds
+            self._figures[status.node] = {kind: getattr(status, kind) for kind in NODE_FIGURES}
             for link in status.links:
                 self._links[status.node, link.node] = (link.frames, link.payload_bytes, link.header_bytes)
 
@@ -99,6 +101,11 @@ class StepWatch:
         """Seconds that each node's outgoing links were busy or held its frames back."""
         with self._lock:
             return {name: sums.transfer for name, sums in self._nodes.items()}
+
+    def node_figures(self) -> dict[str, dict[str, float]]:
+        """What workers say of themselves, by the names of `NODE_FIGURES`."""
+        with self._lock:
+            return dict(self._figures)
 
     def link_counts(self) -> dict[tuple[str, str], tuple[int, int, int]]:
         """(source, target) -> frames, payload bytes, header bytes."""

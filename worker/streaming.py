@@ -102,6 +102,7 @@ class Streamer:
         self._error: OSError | None = None
         self._over = False
         self.stall_seconds = 0.0
+        self.load_seconds = 0.0
         self.bytes_read = 0
         self._thread = threading.Thread(target=self._move, name="prefetch", daemon=True)
         self._thread.start()
@@ -156,7 +157,7 @@ class Streamer:
                 self._bring_in(wanted)
 
     def _bring_in(self, index: int) -> None:
-        unit = self._units[index]
+        unit, begun = self._units[index], time.perf_counter()
         try:
             unit.bring_in(lambda: not self._over and index in self._cycle.held)
         except OSError as error:
@@ -168,4 +169,5 @@ class Streamer:
             if index in self._cycle.held:
                 self._ready.add(index)
                 self.bytes_read += unit.nbytes
+                self.load_seconds += time.perf_counter() - begun
             self._changed.notify_all()

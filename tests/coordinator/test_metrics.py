@@ -47,12 +47,14 @@ def test_the_page_is_brought_up_to_date_when_it_is_read():
     metrics.refreshers.append(lambda: metrics.set_load(3, 2, 0.5))
     metrics.set_links({("attic", "hall"): (4, 400, 40)})
     metrics.set_transfers({"attic": 1.5})
+    metrics.set_nodes({"attic": {"stall_seconds": 0.25, "streamed_bytes": 4096.0}})
     metrics.add_stage("attic", 2, 0.25, 0.125)
     page = metrics.render().decode()
     assert "potluck_sequences_running 3.0" in page
     assert "potluck_kv_cache_used_ratio 0.5" in page
     assert 'potluck_link_payload_bytes{source="attic",target="hall"} 400.0' in page
     assert 'potluck_node_transfer_seconds{node="attic"} 1.5' in page
+    assert 'potluck_node_stall_seconds{node="attic"} 0.25' in page
     assert 'potluck_stage_seconds_total{kind="compute",node="attic",stage="2"} 0.25' in page
 
 

@@ -176,5 +176,5 @@ def test_under_a_memory_limit_every_byte_is_read_once_and_in_time(ring_folder, m
     for step in ring(ring_folder, memory_limit, "prefetch")[1:]:
         assert 0.9 <= step["read"] <= 1.1
         assert step["resident"] >= 0.95
-        # Loading a step's bytes takes the disk's time; of that, computing may wait for a tenth.
-        assert step["stall"] <= 0.1 * 3 * 0.5
+        # The others' compute covers the loading.
+        assert step["stall"] <= 0.1 * step["load"]
