@@ -17,7 +17,7 @@ PLAIN = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 HALVES = {"Q4_K": (0, 4), "Q5_K": (0, 4), "Q6_K": (208, 210)}
 
 
-@pytest.fixture(params=["avx512", "avx2", "generic"])
+@pytest.fixture(params=["avx512", "avx2", "neon", "neon_plain", "generic"])
 def backend(request):
     if packed.backend(request.param) is None:
         pytest.skip(f"this processor has no {request.param}")
