@@ -55,7 +55,8 @@ template <Kind K> inline void load(const uint8_t* tile, int quad, int8x16_t w[8]
         q[2 * v] = vandq_u8(both, vdupq_n_u8(15));
         q[2 * v + 1] = vshrq_n_u8(both, 4);
     }
-    const uint8x16_t which = vcombine_u8(vdup_n_u8(static_cast<uint8_t>(2 * quad)), vdup_n_u8(static_cast<uint8_t>(2 * quad + 1)));
+    const uint8_t first = static_cast<uint8_t>(2 * quad), second = static_cast<uint8_t>(2 * quad + 1);
+    const uint8x16_t which = vcombine_u8(vdup_n_u8(first), vdup_n_u8(second));
     const uint8x16_t set = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201ull));
     for (int bit = 4; bit < f.bits; ++bit) {
         const uint8x16_t one = vdupq_n_u8(static_cast<uint8_t>(1 << bit));

@@ -58,7 +58,9 @@ template <class To, class From> inline To both(From low, From high) {
     return to;
 }
 
-inline int64_t within(int64_t value, int64_t most) { return value < -most - 1 ? -most - 1 : value > most ? most : value; }
+inline int64_t within(int64_t value, int64_t most) {
+    return value < -most - 1 ? -most - 1 : value > most ? most : value;
+}
 
 inline int32_t nearest(float value) { // ties to even, as the rounding mode is nobody's business here
     if (std::isnan(value)) return 0;
@@ -141,7 +143,9 @@ inline int16x8_t vmlal_high_s8(int16x8_t sum, int8x16_t a, int8x16_t b) {
 inline int32x4_t vpaddlq_s16(int16x8_t a) {
     return emulated::each<4, int32x4_t>([&](int i) { return int32_t{a[2 * i]} + a[2 * i + 1]; });
 }
-inline int32x4_t vpaddq_s32(int32x4_t a, int32x4_t b) { return int32x4_t{a[0] + a[1], a[2] + a[3], b[0] + b[1], b[2] + b[3]}; }
+inline int32x4_t vpaddq_s32(int32x4_t a, int32x4_t b) {
+    return int32x4_t{a[0] + a[1], a[2] + a[3], b[0] + b[1], b[2] + b[3]};
+}
 inline int32x4_t vaddq_s32(int32x4_t a, int32x4_t b) { return a + b; }
 inline int16_t vaddlvq_s8(int8x16_t a) {
     int sum = 0;
