@@ -107,7 +107,7 @@ def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", default=sys.executable, help="a Python with xllamacpp (default: this one)")
-    parser.add_argument("--backend", default="", help="avx512, avx2 or generic (default: the best)")
+    parser.add_argument("--backend", default="", help="avx512, avx2, neon or generic (default: the best)")
     parser.add_argument("--dtype", default="quantized", choices=("quantized", "weight-only", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=5, help="turns (default: 5)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")

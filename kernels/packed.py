@@ -44,7 +44,7 @@ def available() -> bool:
 
 
 def backend(name: str = "") -> str | None:
-    """Use the backend of this name (avx512, avx2, generic), or the best one; its name, None where it cannot run."""
+    """Use the backend of this name (avx512, avx2, neon, generic), or the best; its name, None where it cannot run."""
     found: str | None = _extension().backend(name)
     return found
 

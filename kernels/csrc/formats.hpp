@@ -168,5 +168,7 @@ struct Backend {
 const Backend* generic_backend();
 const Backend* avx2_backend();
 const Backend* avx512_backend();
+const Backend* neon_backend();       // with the dot product extension where there is
+const Backend* neon_plain_backend(); // without
 
 } // namespace potluck

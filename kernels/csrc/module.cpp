@@ -18,7 +18,8 @@ using namespace potluck;
 const Backend* g_backend = nullptr;
 
 const Backend* named_backend(const char* name) {
-    for (const Backend* backend : {avx512_backend(), avx2_backend(), generic_backend()})
+    for (const Backend* backend :
+         {neon_backend(), neon_plain_backend(), avx512_backend(), avx2_backend(), generic_backend()})
         if (backend && (!*name || !std::strcmp(name, backend->name))) return backend;
     return nullptr;
 }

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 CLOSE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
 
-@pytest.fixture(params=["avx512", "avx2", "generic"])
+@pytest.fixture(params=["avx512", "avx2", "neon", "neon_plain", "generic"])
 def backend(request):
     if packed.backend(request.param) is None:
         pytest.skip(f"this processor has no {request.param}")

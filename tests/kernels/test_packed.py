@@ -17,11 +17,14 @@ PLAIN = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 HALVES = {"Q4_K": (0, 4), "Q5_K": (0, 4), "Q6_K": (208, 210)}
 
 
-@pytest.fixture(params=["avx512", "avx2", "generic"])
-def backend(request):
-    if packed.backend(request.param) is None:
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
+@pytest.fixture(params=["avx512", "avx2", "neon", "neon_plain", "generic", "emulated neon", "emulated neon_plain"])
+def backend(request, monkeypatch):
+    name = request.param
+    if name.startswith("emulated"):
+        monkeypatch.setattr(packed, "_native", request.getfixturevalue("emulated_neon"))
+    if packed.backend(name.removeprefix("emulated ")) is None:
+        pytest.skip(f"this processor has no {name}")
+    yield name
     packed.backend()
 
 
@@ -88,6 +91,27 @@ def test_the_product_is_that_of_the_weights(backend, encoding, rows, columns, co
     x_TI = rows_of(count, columns)
     found = PackedLinear([PackedMatrix.pack(encoding, blocks, columns)])(x_TI)
     wanted = multiply_reference(weights, x_TI)
+    assert ((found.double() - wanted).abs() <= 1e-6 * (x_TI.abs().double() @ weights.abs().double().T)).all()
+
+
+# Where a block's numbers stand, and bytes that make the smallest and largest of them.
+NUMBERS = {name: slice(4, None) for name in ("Q4_1", "Q5_1", *GROUPS)} | {
+    **{name: slice(2, None) for name in ("Q4_0", "Q5_0", "Q8_0")},
+    **{"Q4_K": slice(16, None), "Q5_K": slice(16, None), "Q6_K": slice(192)},
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("byte", [0x00, 0x7F, 0x80, 0xFF])
+def test_the_smallest_and_largest_numbers_overflow_nowhere(backend, encoding, byte):
+    block, size = packed._BLOCKS[encoding]
+    blocks = stored(encoding, 16, 512)[0].view(16 * 512 // block, size)
+    blocks[:, NUMBERS[encoding]] = byte
+    matrix = PackedMatrix.pack(encoding, blocks.view(16, -1), 512)
+    weights, x_TI = matrix.select(torch.arange(16)), torch.ones(6, 512)
+    x_TI[1::2] = -1.0
+    x_TI[2, ::2] = -1.0
+    found, wanted = PackedLinear([matrix])(x_TI), multiply_reference(weights, x_TI)
     assert ((found.double() - wanted).abs() <= 1e-6 * (x_TI.abs().double() @ weights.abs().double().T)).all()
 
 
