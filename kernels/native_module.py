@@ -9,5 +9,5 @@ try:
 except ImportError:
     _loaded = None
 
-_VERSION = 3  # as in csrc/module.cpp; one more whenever what its functions take changes
+_VERSION = 4  # as in csrc/module.cpp; one more whenever what its functions take changes
 native: ModuleType | None = _loaded if getattr(_loaded, "VERSION", 0) == _VERSION else None

@@ -296,6 +296,6 @@ PyMODINIT_FUNC PyInit__native(void) {
     g_backend = named_backend("");
     PyObject* module = PyModule_Create(&kModule);
     // kernels/native_module.py takes no other: an extension left over from an older checkout would compute nonsense.
-    if (module && PyModule_AddIntConstant(module, "VERSION", 3) < 0) return nullptr;
+    if (module && PyModule_AddIntConstant(module, "VERSION", 4) < 0) return nullptr;
     return module;
 }
