@@ -80,6 +80,7 @@ class Pipeline:
         change=None,
         kept=None,
         spec=None,
+        kernels="cpu",
     ):
         """`change(key, tensor)` may replace a tensor as it is loaded; `kept`: "quantized" or "weight-only"."""
         self.spec = spec or read_spec(path)
@@ -89,7 +90,7 @@ class Pipeline:
         random.Random(0).shuffle(self.free)
         self.route = (placement or Placement()).windows(len(self.spec.layers))
         config = ShardConfig(dtype, tokens // block_size, block_size, 512, torch.device("cpu"))
-        config = replace(config, quantized=kept is not None, exact=kept == "weight-only")
+        config = replace(config, quantized=kept is not None, exact=kept == "weight-only", kernels=kernels)
         self.shards = {}
         checkpoint = open_checkpoint(path)
 
