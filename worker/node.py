@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 import resource
@@ -154,6 +155,9 @@ class Node:
         self.executor.stop(1.0)
 
     def _check_memory(self, needed: int) -> None:
+        if self._device.type == "cuda":
+            # Shards of epochs that are over are freed when the collector comes, which a GPU's memory does not call.
+            gc.collect()
         held = sum(epoch.shard.memory_bytes for epoch in self.epochs.held)
         budget = self._config.memory
         have = budget - held if budget is not None else probe.free_memory(None, self._device)

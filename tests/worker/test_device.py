@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 
+from potluck.coordinator.calls import fleet_of
 from potluck.coordinator.processes import WorkerError, WorkerLaunch, spawn_worker
 from potluck.proto import cluster_pb2 as pb
 from potluck.worker import probe
@@ -69,6 +70,12 @@ def test_a_gpus_memory_and_name(gpu):
     assert probe.device_name(GPU, 8) == "RTX 3090"
     assert probe.device_name(CPU, 8) == "CPU, 8 threads"
     assert probe.native_dtype(GPU) == "bfloat16"
+
+
+def test_a_plan_knows_the_device_that_was_measured():
+    reply = pb.ProbeReply(device="cuda", device_name="RTX 3090", flops=1e13, memory_bandwidth=9e11, memory_free=1 << 34)
+    device = fleet_of({"attic": reply, "cellar": reply}, "cellar").node("attic").device
+    assert (device.kind, device.name, device.memory) == ("cuda", "RTX 3090", 1 << 34)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
