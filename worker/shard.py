@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -24,7 +25,7 @@ from potluck.worker.pieces import Form, Unit, units_of
 from potluck.worker.residence import DeviceMemory, HostMemory, Matrix, Residence
 from potluck.worker.sampler import Sampler
 from potluck.worker.streaming import Streamer
-from potluck.worker.weights import Assembly, HeadWeights, Placed, WeightSource, bytes_of
+from potluck.worker.weights import Assembly, HeadWeights, LayerWeights, WeightSource, bytes_of
 
 _MOST_UNDERWAY = 256  # the coordinator keeps fewer steps in flight
 
@@ -117,7 +118,8 @@ class Shard:
         self._underway: dict[int, _Underway] = {}
         self._number = 0
         self._embedding: Matrix | None = None
-        self._layers: dict[int, Callable[[], Layer]] = {}
+        self._layers: dict[int, Layer] = {}
+        self._coming: dict[int, Callable[[], Layer]] = {}
         self._head: HeadWeights | None = None
         self._weights: WeightSource | None = None
         self._streamer: Streamer | None = None
@@ -185,21 +187,20 @@ class Shard:
             self._embedding = assembly.embedding(placed[Unit("embedding")])
         like = torch.empty(0, dtype=config.dtype, device=config.device)
         for number, pool in new_pools(_layers(windows), self._spec, config.kv_shape, like).items():
-            self._layers[number] = self._layer(number, assembly, placed[Unit("layer", number)], pool)
+            self._add_layer(number, partial(assembly.layer, number, placed[Unit("layer", number)]), pool)
         if any(window.head for window in windows):
             matrix = Unit("embedding") if self._spec.tied_head else Unit("head")
             self._head = assembly.head(placed[Unit("output_norm")], matrix, placed[matrix])
 
-    def _layer(self, number: int, assembly: Assembly, placed: Placed, pool_NS2KE: torch.Tensor) -> Callable[[], Layer]:
+    def _add_layer(self, number: int, weights: Callable[[], LayerWeights], pool_NS2KE: torch.Tensor) -> None:
         def make() -> Layer:
-            weights = assembly.layer(number, placed)
-            return Layer(self._spec, self._spec.layers[number], weights, pool_NS2KE, self._operations)
+            return Layer(self._spec, self._spec.layers[number], weights(), pool_NS2KE, self._operations)
 
         if self._config.kernels == "gpu" and Unit("layer", number) in self.streamed_units:
             # What comes and goes in the host's memory must be copied to the device each time.
-            return make
-        layer = make()
-        return lambda: layer
+            self._coming[number] = make
+        else:
+            self._layers[number] = make()
 
     def close(self) -> None:
         """No step will run any more."""
@@ -268,10 +269,11 @@ class Shard:
         streamer = self._streamer
         for number in layers:
             if streamer is None:
-                x_TD = self._layers[number]().forward(x_TD, batch)
+                x_TD = self._layers[number].forward(x_TD, batch)
                 continue
             with streamer.here(Unit("layer", number)):
-                x_TD = self._layers[number]().forward(x_TD, batch)
+                layer = self._coming[number]() if number in self._coming else self._layers[number]
+                x_TD = layer.forward(x_TD, batch)
         return x_TD
 
     def _arrive(self, step: Step) -> _Underway:
