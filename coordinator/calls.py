@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 
@@ -116,7 +116,7 @@ def fleet_of(replies: Mapping[NodeName, pb.ProbeReply], engine: NodeName) -> Fle
     nodes = tuple(
         Node(
             name,
-            (Device("cpu", reply.flops, reply.memory_bandwidth, reply.memory_free, reply.device_name),),
+            (_device(reply),),
             reply.disk_bandwidth,
         )
         for name, reply in replies.items()
@@ -127,6 +127,11 @@ def fleet_of(replies: Mapping[NodeName, pb.ProbeReply], engine: NodeName) -> Fle
         for link in reply.links
     }
     return Fleet(nodes, engine, Link(1e-3, 1.25e8), links, name="as measured")
+
+
+def _device(reply: pb.ProbeReply) -> Device:
+    kind: Literal["cpu", "cuda"] = "cuda" if reply.device == "cuda" else "cpu"
+    return Device(kind, reply.flops, reply.memory_bandwidth, reply.memory_free, reply.device_name)
 
 
 def _error(call: Future[Any]) -> BaseException | None:

@@ -22,6 +22,7 @@ from potluck.worker.server import WorkerService, start_server
 
 _STOP_SECONDS = 1.0
 _READY_SECONDS = 120.0
+_DEVICE = "what to compute on (default: auto, a GPU where torch and Triton can use one; with --emulate the CPU)"
 
 
 def _parse() -> argparse.Namespace:
@@ -31,7 +32,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--cache", required=True, type=Path, help="folder for fetched tensors")
     parser.add_argument("--memory", type=int, default=None, help="bytes it may use (default: what is free)")
     parser.add_argument("--threads", type=int, default=0, help="compute threads (default: 0, one per physical core)")
-    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="what to compute on (default: auto)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=_DEVICE)
     parser.add_argument(
         "--emulate",
         default=None,
@@ -47,6 +48,9 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {flags.node} %(levelname)s %(message)s")
     token = sys.stdin.readline().strip()
     stop = threading.Event()
+    if flags.device == "cuda" and (reason := _without_gpu()):
+        logging.error("%s", reason)
+        return 2
     try:
         emulation = read_emulation(flags.emulate) if flags.emulate else Emulation()
         service = WorkerService(flags.node, emulation.link)
@@ -72,7 +76,9 @@ def main() -> int:
     # Imported only now: torch takes seconds, and whoever started this waits for the line above.
     from potluck.worker.node import Node, NodeConfig
 
-    node = Node(NodeConfig(flags.node, token, flags.cache, flags.memory, flags.threads, emulation))
+    # An emulated node is a slower one of these processors: its factor is measured on them.
+    device = "cpu" if flags.emulate and flags.device == "auto" else flags.device
+    node = Node(NodeConfig(flags.node, token, flags.cache, flags.memory, flags.threads, emulation, device))
     service.become_ready(node)
     starting.clear()
     stop.wait()
@@ -82,6 +88,17 @@ def main() -> int:
     sys.stdout.flush()
     # Threads blocked in gRPC or torch must not hold the process back.
     os._exit(0)
+
+
+def _without_gpu() -> str:
+    """Why there is no GPU to compute on, or nothing. Loads torch: only who insists on one waits for that here."""
+    from potluck.worker.device import DeviceError, choose_device
+
+    try:
+        choose_device("cuda")
+    except DeviceError as error:
+        return str(error)
+    return ""
 
 
 def _wait_for_end(end: Callable[[], None]) -> None:

@@ -14,7 +14,9 @@ from potluck.proto import cluster_pb2 as pb
 from potluck.proto.channel import PROTOCOL
 from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.step import LARGEST, MAX_NAME, MAX_STAGES
+from potluck.worker.device import CPU
 from potluck.worker.fetch import check_fingerprint
+from potluck.worker.operations import Kernels
 from potluck.worker.shard import Shard, ShardConfig, Window
 
 _KEEPS_ENCODINGS = ("quantized", "weight-only")
@@ -33,8 +35,8 @@ class Share:
     config: ShardConfig
 
 
-def read_assignment(assignment: pb.Assignment, node: str) -> Share:
-    """What `node` is asked to run.
+def read_assignment(assignment: pb.Assignment, node: str, device: torch.device = CPU) -> Share:
+    """What `node` is asked to run, on a device of its own.
 
     Raises:
         FrameError: another protocol, or claims that contradict the model or one another; the message says which.
@@ -45,7 +47,7 @@ def read_assignment(assignment: pb.Assignment, node: str) -> Share:
     if not 0 < assignment.epoch <= LARGEST:
         raise FrameError(f"epoch {assignment.epoch} is out of range")
     check_fingerprint(assignment.fingerprint)
-    spec, config = _spec(assignment.spec), _config(assignment)
+    spec, config = _spec(assignment.spec), _config(assignment, device)
     _check_route(assignment, node)
     windows = tuple(_window(window, len(spec.layers)) for window in assignment.windows)
     try:
@@ -74,7 +76,7 @@ def _spec(packed: bytes) -> ModelSpec:
         raise FrameError(f"the assignment's model spec is malformed: {error}") from None
 
 
-def _config(assignment: pb.Assignment) -> ShardConfig:
+def _config(assignment: pb.Assignment, device: torch.device) -> ShardConfig:
     for what, value, most in (
         ("rows", assignment.max_rows, _MAX_ROWS),
         ("tokens of a KV block", assignment.block_size, _MAX_BLOCK),
@@ -82,12 +84,15 @@ def _config(assignment: pb.Assignment) -> ShardConfig:
     ):
         if not 0 < value <= most:
             raise FrameError(f"the assignment's {what} are {value}; possible: 1 to {most}")
-    dtype, device = read_dtype(assignment.dtype), torch.device("cpu")
+    dtype = read_dtype(assignment.dtype)
+    kernels: Kernels = "cpu" if device.type == "cpu" else "gpu"
     quantized = assignment.dtype in _KEEPS_ENCODINGS
     if quantized and not available():
         raise FrameError("this node's Potluck was installed without a C++ compiler; use --dtype bfloat16 or float32")
     exact = assignment.dtype == "weight-only"
-    config = ShardConfig(dtype, assignment.kv_blocks, assignment.block_size, assignment.max_rows, device)
+    config = ShardConfig(
+        dtype, assignment.kv_blocks, assignment.block_size, assignment.max_rows, device, kernels=kernels
+    )
     return replace(config, quantized=quantized, exact=exact, half=assignment.dtype == "float16")
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from potluck.kernels.attention_plan import AttentionPlan, Paging, Span, plan_attention
+from potluck.kernels.attention_plan import Paging, Span
 from potluck.kernels.rotary import RotaryTable
 from potluck.models.spec import LayerSpec, Rope
 from potluck.proto.step import Step
+from potluck.worker.operations import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +31,24 @@ class Batch:
     slots_T: torch.Tensor
     cleared: torch.Tensor | None
     rotary: Mapping[Rope, tuple[torch.Tensor, torch.Tensor]]
-    attention: Mapping[int | None, AttentionPlan]
+    attention: Mapping[int | None, Plan]
     sampled_R: torch.Tensor | None
 
 
 class BatchBuilder:
     """Builds batches for the layers a shard owns; keeps the rope tables."""
 
-    def __init__(self, layers: Iterable[LayerSpec], paging: Paging, table: Callable[[Rope], RotaryTable]) -> None:
-        """`paging` gives block size, dtype and device; its window is replaced by each layer's."""
+    def __init__(
+        self,
+        layers: Iterable[LayerSpec],
+        paging: Paging,
+        table: Callable[[Rope], RotaryTable],
+        plan: Callable[[Sequence[Span], Paging], Plan],
+    ) -> None:
+        """`paging` gives block size, dtype and device; its window is replaced by each layer's. `plan` works out what
+        the layers' attention reads."""
         owned = list(layers)
+        self._plan = plan
         self._paging = {
             window: Paging(paging.block_size, window, paging.dtype, paging.device)
             for window in {layer.window for layer in owned}
@@ -59,7 +68,7 @@ class BatchBuilder:
             self._numbers(_slots(spans, self._block_size)),
             self._numbers(cleared) if cleared else None,
             {rope: table.rows(positions_T, limit) for rope, table in self._tables.items()},
-            {window: plan_attention(spans, paging) for window, paging in self._paging.items()},
+            {window: self._plan(spans, paging) for window, paging in self._paging.items()},
             None if len(sampled) == step.rows else self._numbers(sampled),
         )
 

@@ -13,16 +13,15 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from potluck.kernels.attention import paged_attention
-from potluck.kernels.attention_inputs import HeadNorm, place_qkv
-from potluck.kernels.gated import gated
-from potluck.kernels.rms_norm import rms_norm
+from potluck.kernels.attention_inputs import HeadNorm
 from potluck.models.spec import LayerSpec, ModelSpec
 from potluck.worker.batch import Batch
-from potluck.worker.weights import Embedding, HeadWeights, LayerWeights, Product
+from potluck.worker.operations import Operations
+from potluck.worker.residence import Matrix, Product
+from potluck.worker.weights import HeadWeights, LayerWeights
 
 
-def embed(spec: ModelSpec, embedding_VD: Embedding, tokens_T: torch.Tensor) -> torch.Tensor:
+def embed(spec: ModelSpec, embedding_VD: Matrix, tokens_T: torch.Tensor) -> torch.Tensor:
     """Embedded tokens, scaled where the model scales them: float32 (T, D)."""
     if isinstance(embedding_VD, torch.Tensor):
         x_TD = F.embedding(tokens_T, embedding_VD).float()
@@ -31,19 +30,27 @@ def embed(spec: ModelSpec, embedding_VD: Embedding, tokens_T: torch.Tensor) -> t
     return x_TD if spec.embedding_scale == 1.0 else x_TD * spec.embedding_scale
 
 
-def logits(spec: ModelSpec, weights: HeadWeights, x_RD: torch.Tensor) -> torch.Tensor:
+def logits(spec: ModelSpec, weights: HeadWeights, x_RD: torch.Tensor, operations: Operations) -> torch.Tensor:
     """Float32 logits of R rows: (R, V)."""
-    return weights.output(rms_norm(x_RD, weights.norm, spec.norm_eps, weights.output.dtype)).float()
+    return weights.output(operations.norm(x_RD, weights.norm, spec.norm_eps, weights.output.dtype)).float()
 
 
 class Layer:
     """One transformer layer of a shard, with its KV pool."""
 
-    __slots__ = ("_head_norm", "_layer", "_pool_NS2KE", "_spec", "_weights")
+    __slots__ = ("_head_norm", "_layer", "_operations", "_pool_NS2KE", "_spec", "_weights")
 
-    def __init__(self, spec: ModelSpec, layer: LayerSpec, weights: LayerWeights, pool_NS2KE: torch.Tensor) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        layer: LayerSpec,
+        weights: LayerWeights,
+        pool_NS2KE: torch.Tensor,
+        operations: Operations,
+    ) -> None:
         self._spec = spec
         self._layer = layer
+        self._operations = operations
         self._weights = weights
         self._pool_NS2KE = pool_NS2KE
         norm_NE = weights.qk_norm_NE
@@ -54,24 +61,23 @@ class Layer:
         spec, weights = self._spec, self._weights
         attended = weights.output(self._attention(self._normed(x_TD, weights.attention_norm, weights.qkv), batch))
         if weights.attention_post_norm is not None:
-            attended = rms_norm(attended, weights.attention_post_norm, spec.norm_eps, torch.float32)
+            attended = self._operations.norm(attended, weights.attention_post_norm, spec.norm_eps, torch.float32)
         # The first sum is fresh memory, because x may be the caller's; the second may then go on top.
         x_TD = x_TD + attended
         gate_up = weights.gate_up(self._normed(x_TD, weights.ffn_norm, weights.gate_up))
-        out_TD = weights.down(gated(gate_up, spec.activation))
+        out_TD = weights.down(self._operations.gate(gate_up, spec.activation))
         if weights.ffn_post_norm is not None:
-            out_TD = rms_norm(out_TD, weights.ffn_post_norm, spec.norm_eps, torch.float32)
+            out_TD = self._operations.norm(out_TD, weights.ffn_post_norm, spec.norm_eps, torch.float32)
         return x_TD.add_(out_TD)
 
     def _normed(self, x_TD: torch.Tensor, weight_D: torch.Tensor, product: Product) -> torch.Tensor:
-        return rms_norm(x_TD, weight_D, self._spec.norm_eps, product.dtype)
+        return self._operations.norm(x_TD, weight_D, self._spec.norm_eps, product.dtype)
 
     def _attention(self, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         spec, weights, pool = self._spec, self._weights, self._pool_NS2KE
         qkv_TNE = weights.qkv(x_TD).view(len(x_TD), -1, spec.head_dim)
         if batch.cleared is not None:
             pool.index_fill_(0, batch.cleared, 0.0)
-        q_THE = place_qkv(qkv_TNE, batch.rotary[self._layer.rope], pool, batch.slots_T, self._head_norm)
-        plan = batch.attention[self._layer.window]
-        out_THE = paged_attention(q_THE, pool, plan, spec.attention_scale)
-        return out_THE.view(len(x_TD), -1)
+        rotary, plan = batch.rotary[self._layer.rope], batch.attention[self._layer.window]
+        q_THE = self._operations.place_qkv(qkv_TNE, rotary, pool, batch.slots_T, self._head_norm)
+        return self._operations.attend(q_THE, pool, plan, spec.attention_scale).view(len(x_TD), -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 import resource
@@ -23,6 +24,7 @@ from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.link import LinkTarget
 from potluck.worker import probe
 from potluck.worker.assignment import read_assignment, read_dtype, wire_dtype
+from potluck.worker.device import choose_device
 from potluck.worker.emulation import Emulation, Slowness
 from potluck.worker.epochs import Epoch, Epochs, Ways
 from potluck.worker.executor import Executor
@@ -50,7 +52,8 @@ class LoadRefused(Exception):
 class NodeConfig:
     """What the command line says about this node.
 
-    `memory` is its budget in bytes, None for what is free; `threads` 0 means one per physical core.
+    `memory` is its budget in bytes, None for what is free on the device; `threads` 0 means one per physical core;
+    `device` is auto, cpu or cuda.
     """
 
     name: str
@@ -59,12 +62,15 @@ class NodeConfig:
     memory: int | None
     threads: int
     emulation: Emulation
+    device: str = "cpu"
 
 
 class Node:
     """Loads, runs and measures; one per process."""
 
     def __init__(self, config: NodeConfig) -> None:
+        """Raises DeviceError where the device cannot be had."""
+        self._device = choose_device(config.device)
         self._threads = config.threads or psutil.cpu_count(logical=False) or 1
         torch.set_num_threads(self._threads)
         packed.set_threads(self._threads)
@@ -75,7 +81,8 @@ class Node:
         self.executor = Executor(config.name, self._slowness)
         self._loader = Loader(config.cache, config.token, self.holder, config.emulation.disk)
         self._loading = threading.Lock()
-        if config.memory is not None:
+        # A GPU's driver maps far more of the address space than it uses, and weights lie on the device.
+        if config.memory is not None and self._device.type == "cpu":
             _limit_memory(config.memory)
 
     def probe(self, request: pb.ProbeRequest) -> pb.ProbeReply:
@@ -87,15 +94,15 @@ class Node:
         dtype = read_dtype(request.dtype or "float32")
         links = [probe.measure_link(peer, self._config.token, self._config.emulation) for peer in request.peers]
         return pb.ProbeReply(
-            device="cpu",
-            device_name=f"CPU, {self._threads} thread{'s' * (self._threads > 1)}",
-            flops=probe.measure_flops(dtype, self._slowness),
-            memory_bandwidth=probe.measure_memory_bandwidth(self._slowness),
-            memory_free=probe.free_memory(self._config.memory),
-            memory_total=psutil.virtual_memory().total,
+            device=self._device.type,
+            device_name=probe.device_name(self._device, self._threads),
+            flops=probe.measure_flops(dtype, self._slowness, self._device),
+            memory_bandwidth=probe.measure_memory_bandwidth(self._slowness, self._device),
+            memory_free=probe.free_memory(self._config.memory, self._device),
+            memory_total=probe.total_memory(self._device),
             disk_bandwidth=self._config.emulation.disk or probe.measure_disk(_LARGE_FILE),
             links=[link for link in links if link is not None],
-            native_dtype=probe.native_dtype(),
+            native_dtype=probe.native_dtype(self._device),
         )
 
     def load(self, assignment: pb.Assignment) -> Iterator[pb.LoadProgress]:
@@ -104,7 +111,7 @@ class Node:
         Raises:
             LoadRefused, FrameError: it cannot be loaded; nothing of it is kept.
         """
-        share = read_assignment(assignment, self._config.name)
+        share = read_assignment(assignment, self._config.name, self._device)
         with self._loading, self.epochs.loading(assignment.epoch):
             weights, kv = Shard.required_bytes(share.spec, share.windows, share.config)
             streamed = Shard.streamed_bytes(share.spec, share.windows, share.config)
@@ -148,9 +155,12 @@ class Node:
         self.executor.stop(1.0)
 
     def _check_memory(self, needed: int) -> None:
+        if self._device.type == "cuda":
+            # Shards of epochs that are over are freed when the collector comes, which a GPU's memory does not call.
+            gc.collect()
         held = sum(epoch.shard.memory_bytes for epoch in self.epochs.held)
         budget = self._config.memory
-        have = budget - held if budget is not None else probe.free_memory(None)
+        have = budget - held if budget is not None else probe.free_memory(None, self._device)
         if needed > have:
             raise LoadRefused(
                 f"the share needs {needed / 2**20:.0f} MiB, this node has {have / 2**20:.0f} MiB left; "

@@ -56,9 +56,14 @@ class Piece:
     shape: tuple[int, ...]
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is a tensor of plain numbers in the order of its rows."""
+        return self.encoding in _ITEMSIZE
+
+    @property
     def nbytes(self) -> int:
-        """Bytes it takes."""
-        if self.encoding in _ITEMSIZE:
+        """Bytes it takes as stored."""
+        if self.is_plain:
             return prod(self.shape) * _ITEMSIZE[self.encoding]
         return packed_size(self.encoding, (self.shape[0], self.shape[1]))
 

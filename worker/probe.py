@@ -1,11 +1,11 @@
-"""Measures this node: matrix products, memory bandwidth, memory, disk, and the links to other workers."""
+"""Measures this node: matrix products and memory of what it computes on, disk, and the links to other workers."""
 
 from __future__ import annotations
 
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -16,49 +16,56 @@ from potluck.kernels.linear import Linear
 from potluck.kernels.packed import PackedLinear, PackedMatrix, has_vectors
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.channel import PROTOCOL, open_channel, worker_stub
+from potluck.worker.device import CPU, device_memory, wait_for
 from potluck.worker.emulation import Emulation, Slowness
+from potluck.worker.residence import Product
 
 _SIZE = 512
+_DEVICE_SIZE = 4096  # smaller products do not fill a GPU
 _STREAMED = 256 << 20
 _MEASURE_SECONDS = 0.3
 _TRANSFER = 1 << 20
 _PINGS = 12
 _RESERVE = 0.2  # of the free memory stays with the machine's other programs
+_DEVICE_RESERVE = 0.1  # of a GPU's: activations, logits, what kernels and libraries load
 
 
-def measure_flops(dtype: torch.dtype, slowness: Slowness) -> float:
+def measure_flops(dtype: torch.dtype, slowness: Slowness, device: torch.device = CPU) -> float:
     """Floating-point operations per second in matrix products of this type, as this (emulated) node does them."""
-    a = torch.randn(_SIZE, _SIZE).to(dtype)
+    size = _SIZE if device.type == "cpu" else _DEVICE_SIZE
+    a = torch.randn(size, size, device=device).to(dtype)
     best, until = float("inf"), time.perf_counter() + _MEASURE_SECONDS
     while time.perf_counter() < until:
-        begun = time.perf_counter()
-        with slowness.around():
-            torch.mm(a, a)
-        best = min(best, time.perf_counter() - begun)
-    return 2.0 * _SIZE**3 / best
+        best = min(best, _seconds(lambda: torch.mm(a, a), slowness, device))
+    return 2.0 * size**3 / best
 
 
-def measure_memory_bandwidth(slowness: Slowness) -> float:
+def measure_memory_bandwidth(slowness: Slowness, device: torch.device = CPU) -> float:
     """Bytes per second when a matrix larger than any cache is multiplied by one row, as a decode does."""
-    if has_vectors():
+    if device.type == "cpu" and has_vectors():
         shape = (_STREAMED // 4 // 4096, 4096)
         weights = PackedMatrix("F32", shape, torch.zeros(_STREAMED, dtype=torch.uint8))
-        product: PackedLinear | Linear = PackedLinear([weights])
+        product: Product = PackedLinear([weights])
     else:
-        product = Linear(torch.zeros(_STREAMED // 4 // 4096, 4096))
-    row, best = torch.ones(1, 4096), float("inf")
-    for _ in range(3):
-        begun = time.perf_counter()
-        with slowness.around():
-            product(row)
-        best = min(best, time.perf_counter() - begun)
-    return _STREAMED / best
+        product = Linear(torch.zeros(_STREAMED // 4 // 4096, 4096, device=device))
+    row = torch.ones(1, 4096, device=device)
+    return _STREAMED / min(_seconds(lambda: product(row), slowness, device) for _ in range(3))
 
 
-def free_memory(budget: int | None) -> int:
-    """Bytes a worker may use: the budget, or most of what the machine and its control group have free."""
+def _seconds(operation: Callable[[], object], slowness: Slowness, device: torch.device) -> float:
+    begun = time.perf_counter()
+    with slowness.around():
+        operation()
+        wait_for(device)
+    return time.perf_counter() - begun
+
+
+def free_memory(budget: int | None, device: torch.device = CPU) -> int:
+    """Bytes a worker may use: the budget, or most of what the GPU, or the machine and its control group, have free."""
     if budget is not None:
         return budget
+    if device.type == "cuda":
+        return int(device_memory(device)[0] * (1.0 - _DEVICE_RESERVE))
     free = psutil.virtual_memory().available
     limit = _group_limit()
     if limit is not None:
@@ -66,8 +73,23 @@ def free_memory(budget: int | None) -> int:
     return int(free * (1.0 - _RESERVE))
 
 
-def native_dtype() -> str:
+def total_memory(device: torch.device) -> int:
+    """Bytes that the device has in all."""
+    total: int = device_memory(device)[1] if device.type == "cuda" else psutil.virtual_memory().total
+    return total
+
+
+def device_name(device: torch.device, threads: int) -> str:
+    """What a person calls it."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"CPU, {threads} thread{'s' * (threads > 1)}"
+
+
+def native_dtype(device: torch.device = CPU) -> str:
     """The compute type that is quickest without loss that matters: bfloat16 where it is multiplied natively."""
+    if device.type == "cuda":
+        return "bfloat16"
     if platform.machine() == "x86_64":
         capable = _capability("avx512_bf16") or _capability("amx_bf16")
     else:

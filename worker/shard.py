@@ -5,8 +5,9 @@ Called from one thread. Windows of one node share weights, KV and what was worke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -19,10 +20,12 @@ from potluck.proto.step import Outcome, Step
 from potluck.worker.batch import Batch, BatchBuilder
 from potluck.worker.decoder import Layer, embed, logits
 from potluck.worker.kv import BlockTables, KvShape, new_pools
+from potluck.worker.operations import Kernels, operations_of
 from potluck.worker.pieces import Form, Unit, units_of
+from potluck.worker.residence import DeviceMemory, HostMemory, Matrix, Residence
 from potluck.worker.sampler import Sampler
 from potluck.worker.streaming import Streamer
-from potluck.worker.weights import Assembly, Embedding, HeadWeights, WeightSource, bytes_of
+from potluck.worker.weights import Assembly, HeadWeights, LayerWeights, WeightSource, bytes_of
 
 _MOST_UNDERWAY = 256  # the coordinator keeps fewer steps in flight
 
@@ -52,7 +55,8 @@ class ShardConfig:
     """Compute type, KV size and the most rows of a step.
 
     `quantized`: weights that the model spec names an encoding for are kept in it; `exact`: activations are not rounded
-    to 8 bits for them. `half`: other matrices are kept in half precision instead of `dtype`.
+    to 8 bits for them. `half`: other matrices are kept in half precision instead of `dtype`. `kernels`: "gpu" belongs
+    to a GPU; tests run it on CPU tensors, through Triton's interpreter.
     """
 
     dtype: torch.dtype
@@ -63,12 +67,27 @@ class ShardConfig:
     quantized: bool = False
     exact: bool = False
     half: bool = False
+    kernels: Kernels = "cpu"
+
+    def __post_init__(self) -> None:
+        """Refuse what could not compute.
+
+        Raises:
+            ValueError: kernels for the CPU cannot work on another device's memory.
+        """
+        if self.kernels == "cpu" and self.device.type != "cpu":
+            raise ValueError(f"kernels for the CPU cannot compute on {self.device}")
 
     @property
     def form(self) -> Form:
-        """How weights are kept on this machine."""
-        name = "float16" if self.half else str(self.dtype).removeprefix("torch.")
-        return Form(name, self.quantized, has_vectors())
+        """How weights are stored for this machine."""
+        packed = self.kernels == "cpu" and has_vectors()
+        return Form("float16" if self.half else str(self.dtype).removeprefix("torch."), self.quantized, packed)
+
+    @property
+    def residence(self) -> Residence:
+        """Where weights lie while they are computed with."""
+        return HostMemory(self.exact) if self.kernels == "cpu" else DeviceMemory(self.device)
 
     @property
     def kv_shape(self) -> KvShape:
@@ -98,26 +117,28 @@ class Shard:
         self._tables = BlockTables(config.kv_shape)
         self._underway: dict[int, _Underway] = {}
         self._number = 0
-        self._embedding: Embedding | None = None
+        self._embedding: Matrix | None = None
         self._layers: dict[int, Layer] = {}
+        self._coming: dict[int, Callable[[], Layer]] = {}
         self._head: HeadWeights | None = None
         self._weights: WeightSource | None = None
         self._streamer: Streamer | None = None
         self._sampler = Sampler(spec.vocab, self._logits)
         paging = Paging(config.block_size, None, config.dtype, config.device)
         owned = [spec.layers[layer] for layer in _layers(windows)]
-        self._builder = BatchBuilder(owned, paging, self._rotary_table)
+        self._operations = operations_of(config.kernels, spec.heads // spec.kv_heads)
+        self._builder = BatchBuilder(owned, paging, self._rotary_table, self._operations.plan)
 
     @staticmethod
     def required_bytes(spec: ModelSpec, windows: Sequence[Window], config: ShardConfig) -> tuple[int, int]:
         """Bytes of weights and of KV that a shard of these windows allocates."""
         kv = len(list(_layers(windows))) * config.kv_shape.bytes_per_layer(spec, config.dtype)
-        return bytes_of(spec, _units(spec, windows), config.form), kv
+        return bytes_of(spec, _units(spec, windows), config.form, config.residence), kv
 
     @staticmethod
     def streamed_bytes(spec: ModelSpec, windows: Sequence[Window], config: ShardConfig) -> int:
         """Bytes of weights that do not stay in memory, those in `required_bytes`."""
-        return bytes_of(spec, _streamed(windows), config.form)
+        return bytes_of(spec, _streamed(windows), config.form, config.residence)
 
     @property
     def streamed_units(self) -> list[Unit]:
@@ -159,18 +180,27 @@ class Shard:
             whatever `weights.place` does.
         """
         config, windows = self._config, list(self._windows.values())
-        assembly = Assembly(self._spec, config.form, config.exact)
+        assembly = Assembly(self._spec, config.form, config.residence)
         placed = {unit: weights.place(unit) for unit in self.units}
         self._weights, self._streamer = weights, weights.streamer
         if any(window.embedding for window in windows):
             self._embedding = assembly.embedding(placed[Unit("embedding")])
         like = torch.empty(0, dtype=config.dtype, device=config.device)
         for number, pool in new_pools(_layers(windows), self._spec, config.kv_shape, like).items():
-            layer = assembly.layer(number, placed[Unit("layer", number)])
-            self._layers[number] = Layer(self._spec, self._spec.layers[number], layer, pool)
+            self._add_layer(number, partial(assembly.layer, number, placed[Unit("layer", number)]), pool)
         if any(window.head for window in windows):
             matrix = Unit("embedding") if self._spec.tied_head else Unit("head")
             self._head = assembly.head(placed[Unit("output_norm")], matrix, placed[matrix])
+
+    def _add_layer(self, number: int, weights: Callable[[], LayerWeights], pool_NS2KE: torch.Tensor) -> None:
+        def make() -> Layer:
+            return Layer(self._spec, self._spec.layers[number], weights(), pool_NS2KE, self._operations)
+
+        if self._config.kernels == "gpu" and Unit("layer", number) in self.streamed_units:
+            # What comes and goes in the host's memory must be copied to the device each time.
+            self._coming[number] = make
+        else:
+            self._layers[number] = make()
 
     def close(self) -> None:
         """No step will run any more."""
@@ -230,7 +260,7 @@ class Shard:
         wants_sampled = window.next_wants_sampled or (window.head and not _is_head_only(window))
         if wants_sampled and underway.batch.sampled_R is not None:
             x_TD = x_TD.index_select(0, underway.batch.sampled_R)
-        out = self._sampler.sample(step, x_TD) if window.head else x_TD.to(self._config.dtype)
+        out = self._sampler.sample(step, x_TD) if window.head else self._leave(stage, x_TD)
         if self._weights is not None:
             self._weights.check()
         return out
@@ -242,7 +272,8 @@ class Shard:
                 x_TD = self._layers[number].forward(x_TD, batch)
                 continue
             with streamer.here(Unit("layer", number)):
-                x_TD = self._layers[number].forward(x_TD, batch)
+                layer = self._coming[number]() if number in self._coming else self._layers[number]
+                x_TD = layer.forward(x_TD, batch)
         return x_TD
 
     def _arrive(self, step: Step) -> _Underway:
@@ -274,12 +305,17 @@ class Shard:
             found = "nothing" if x_TD is None else f"{tuple(x_TD.shape)} {x_TD.dtype}"
             wanted = f"({rows}, {self._spec.hidden}) {self._config.dtype}"
             raise StepError(f"stage {window.stage} needs hidden rows {wanted}, got {found}")
-        return x_TD.float()
+        return x_TD.to(self._config.device).float()
+
+    def _leave(self, stage: int, x_TD: torch.Tensor) -> torch.Tensor:
+        """Hidden rows as the next stage takes them; what goes over the wire lies in the host's memory."""
+        x_TD = x_TD.to(self._config.dtype)
+        return x_TD if stage + 1 in self._windows else x_TD.cpu()
 
     def _logits(self, x_RD: torch.Tensor) -> torch.Tensor:
         if self._head is None:
             raise StepError("the shard's weights were never loaded")
-        return logits(self._spec, self._head, x_RD)
+        return logits(self._spec, self._head, x_RD, self._operations).cpu()
 
     def _rotary_table(self, rope: Rope) -> RotaryTable:
         frequencies, factor = inverse_frequencies(rope, self._spec.head_dim)

@@ -8,18 +8,15 @@ from typing import Protocol
 
 import torch
 
-from potluck.kernels.linear import Linear
-from potluck.kernels.packed import PackedLinear, PackedMatrix
 from potluck.models.spec import ModelSpec
 from potluck.worker.pieces import BFLOAT16, FLOAT16, FLOAT32, ORDER, Form, Piece, Unit, pieces_of
+from potluck.worker.residence import Matrix, Product, Residence
 from potluck.worker.streaming import Streamer
 
 _TORCH = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16, FLOAT16: torch.float16, ORDER: torch.int64}
 
 # A unit's pieces by name: uint8, as `potluck.worker.packing` made them.
 Placed = Mapping[str, torch.Tensor]
-Embedding = torch.Tensor | PackedMatrix
-Product = Linear | PackedLinear
 
 
 class WeightSource(Protocol):
@@ -77,27 +74,32 @@ class HeadWeights:
     output: Product
 
 
-def bytes_of(spec: ModelSpec, units: Iterable[Unit], form: Form) -> int:
-    """Bytes that the pieces of these units take."""
-    return sum(piece.nbytes for unit in units for piece in pieces_of(spec, unit, form))
+def bytes_of(spec: ModelSpec, units: Iterable[Unit], form: Form, residence: Residence) -> int:
+    """Bytes that the pieces of these units take where they are computed with."""
+    return sum(residence.nbytes(piece) for unit in units for piece in pieces_of(spec, unit, form))
 
 
 class Assembly:
-    """Puts units together. Nothing is copied but what a head's norms are repeated for."""
+    """Puts units together where they are computed with."""
 
-    def __init__(self, spec: ModelSpec, form: Form, exact: bool) -> None:
-        """`exact`: activations are not rounded to 8 bits for quantised weights."""
-        self._spec, self._form, self._exact = spec, form, exact
+    def __init__(self, spec: ModelSpec, form: Form, residence: Residence) -> None:
+        """`form`: of the pieces."""
+        self._spec, self._form, self._residence = spec, form, residence
+        self._embedding: Matrix | None = None
 
-    def embedding(self, placed: Placed) -> Embedding:
+    def embedding(self, placed: Placed) -> Matrix:
         """The embedding matrix (vocab, hidden)."""
-        return self._matrices(Unit("embedding"), placed, "matrix")[0]
+        # A tied head multiplies by the same one: it must not lie on a device twice.
+        if self._embedding is None:
+            (self._embedding,) = self._matrices(Unit("embedding"), placed, "matrix")
+        return self._embedding
 
     def head(self, norm: Placed, unit: Unit, matrix: Placed) -> HeadWeights:
         """The head, from the unit of its matrix; a tied one multiplies by the embedding's."""
-        return HeadWeights(
-            self._vectors(Unit("output_norm"), norm)["output_norm"], self._product(unit, matrix, "matrix", ())
-        )
+        tied = unit == Unit("embedding")
+        matrices = [self.embedding(matrix)] if tied else self._matrices(unit, matrix, "matrix")
+        output = self._residence.product(matrices, None, self._orders(unit, matrix, "matrix", len(matrices)))
+        return HeadWeights(self._vectors(Unit("output_norm"), norm)["output_norm"], output)
 
     def layer(self, number: int, placed: Placed) -> LayerWeights:
         """One layer."""
@@ -118,23 +120,28 @@ class Assembly:
     def _vectors(self, unit: Unit, placed: Placed) -> dict[str, torch.Tensor]:
         pieces = pieces_of(self._spec, unit, self._form)
         return {
-            piece.name: _plain(piece, placed) for piece in pieces if piece.encoding == FLOAT32 and "." not in piece.name
+            piece.name: self._residence.plain(_plain(piece, placed))
+            for piece in pieces
+            if piece.encoding == FLOAT32 and "." not in piece.name
         }
 
     def _product(self, unit: Unit, placed: Placed, name: str, biases: Sequence[str]) -> Product:
         matrices = self._matrices(unit, placed, name)
         vectors = self._vectors(unit, placed) if biases else {}
         bias_O = torch.cat([vectors[bias] for bias in biases]) if biases else None
-        packed = [matrix for matrix in matrices if isinstance(matrix, PackedMatrix)]
-        if packed:
-            orders = [self._order(unit, placed, f"{name}.{number}.order") for number in range(len(packed))]
-            return PackedLinear(packed, bias_O, self._exact, orders)
-        (weight_OI,) = [matrix for matrix in matrices if isinstance(matrix, torch.Tensor)]
-        return Linear(weight_OI, None if bias_O is None else bias_O.to(weight_OI.dtype))
+        return self._residence.product(matrices, bias_O, self._orders(unit, placed, name, len(matrices)))
 
-    def _matrices(self, unit: Unit, placed: Placed, name: str) -> list[Embedding]:
+    def _matrices(self, unit: Unit, placed: Placed, name: str) -> list[Matrix]:
         pieces = [piece for piece in pieces_of(self._spec, unit, self._form) if piece.name.startswith(f"{name}.")]
-        return [_matrix(piece, placed) for piece in pieces if piece.encoding != ORDER]
+        return [self._matrix(piece, placed) for piece in pieces if piece.encoding != ORDER]
+
+    def _matrix(self, piece: Piece, placed: Placed) -> Matrix:
+        if piece.is_plain:
+            return self._residence.plain(_plain(piece, placed))
+        return self._residence.quantized(piece.encoding, (piece.shape[0], piece.shape[1]), placed[piece.name])
+
+    def _orders(self, unit: Unit, placed: Placed, name: str, count: int) -> list[torch.Tensor | None]:
+        return [self._order(unit, placed, f"{name}.{number}.order") for number in range(count)]
 
     def _order(self, unit: Unit, placed: Placed, name: str) -> torch.Tensor | None:
         for piece in pieces_of(self._spec, unit, self._form):
@@ -142,12 +149,6 @@ class Assembly:
                 order_I = _plain(piece, placed)
                 return None if torch.equal(order_I, torch.arange(len(order_I))) else order_I
         return None
-
-
-def _matrix(piece: Piece, placed: Placed) -> Embedding:
-    if piece.encoding in _TORCH:
-        return _plain(piece, placed)
-    return PackedMatrix(piece.encoding, (piece.shape[0], piece.shape[1]), placed[piece.name])
 
 
 def _plain(piece: Piece, placed: Placed) -> torch.Tensor:

@@ -141,7 +141,9 @@ def paged_attention(
 
 def _choose_splits(plan: AttentionPlan, kv_heads: int, device: torch.device) -> int:
     tiles = sum(len(tiles.tiles_A3) for tiles in (plan.single, plan.chunks) if tiles is not None)
-    return choose_splits(max(1, tiles * kv_heads), plan.longest, _LEAST_SLOTS, processors(device))
+    splits = choose_splits(max(1, tiles * kv_heads), plan.longest, _LEAST_SLOTS, processors(device))
+    # Every number of pieces is compiled for; powers of two are met early, not one after the other as a text grows.
+    return 1 << (splits.bit_length() - 1)
 
 
 def _step_slots(head_bytes: int) -> int:

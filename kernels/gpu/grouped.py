@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-GROUPS = (32, 64, 128)
+GROUPS = (16, 32, 64, 128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class GroupedMatrix:
 
     Attributes:
         codes_OGC: uint8.
-        scale_OG, minimum_OG: float16.
+        scale_OG, minimum_OG: float16, or float32 where they are products that float16 would round.
         bits: 4 or 8.
         group: columns of a group.
     """
@@ -47,8 +47,19 @@ class GroupedMatrix:
         """Bytes that a product reads of it."""
         return sum(part.nbytes for part in (self.codes_OGC, self.scale_OG, self.minimum_OG))
 
+    def select(self, rows_N: torch.Tensor) -> torch.Tensor:
+        """Some rows as float32 (N, I); they are not checked, because that would wait for the device."""
+        codes, scale, minimum = (x.index_select(0, rows_N) for x in (self.codes_OGC, self.scale_OG, self.minimum_OG))
+        return unpack(GroupedMatrix(codes, scale, minimum, self.bits, self.group))
 
-def pack(numbers_OI: torch.Tensor, scale_OG: torch.Tensor, minimum_OG: torch.Tensor, bits: int) -> GroupedMatrix:
+
+def pack(
+    numbers_OI: torch.Tensor,
+    scale_OG: torch.Tensor,
+    minimum_OG: torch.Tensor,
+    bits: int,
+    dtype: torch.dtype = torch.float16,
+) -> GroupedMatrix:
     """Lay a matrix out.
 
     Args:
@@ -56,10 +67,11 @@ def pack(numbers_OI: torch.Tensor, scale_OG: torch.Tensor, minimum_OG: torch.Ten
         scale_OG: of any float type; the columns of a group are I / G.
         minimum_OG: likewise; minus scale times offset for formats that count from an offset.
         bits: 4 or 8.
+        dtype: float16 or float32, of the scales and minima that are kept.
 
     Raises:
         ValueError: there are other bits or groups than the kernels know, a number is too large, or a scale or minimum
-            is no finite float16.
+            is not finite in its type.
     """
     outputs, inputs = numbers_OI.shape
     groups = scale_OG.shape[1]
@@ -69,9 +81,9 @@ def pack(numbers_OI: torch.Tensor, scale_OG: torch.Tensor, minimum_OG: torch.Ten
         raise ValueError(f"scales {tuple(scale_OG.shape)}, minima {tuple(minimum_OG.shape)}, {outputs} rows")
     if bits == 4 and numbers_OI.numel() and int(numbers_OI.max()) > 15:
         raise ValueError("a number does not fit four bits")
-    scale, minimum = scale_OG.half().contiguous(), minimum_OG.half().contiguous()
+    scale, minimum = scale_OG.to(dtype).contiguous(), minimum_OG.to(dtype).contiguous()
     if not (scale.isfinite().all() and minimum.isfinite().all()):
-        raise ValueError("a scale or minimum is no finite float16")
+        raise ValueError(f"a scale or minimum is no finite {str(dtype).removeprefix('torch.')}")
     group = inputs // groups
     codes = numbers_OI.view(outputs, groups, group)
     if bits == 4:
@@ -86,4 +98,4 @@ def unpack(weight: GroupedMatrix) -> torch.Tensor:
     if weight.bits == 4:
         codes = torch.cat((codes & 15, codes >> 4), -1)
     weights = codes.float() * weight.scale_OG.float().unsqueeze(-1) + weight.minimum_OG.float().unsqueeze(-1)
-    return weights.reshape(weight.outputs, weight.inputs)
+    return weights.view(weight.outputs, weight.inputs)

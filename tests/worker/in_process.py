@@ -20,6 +20,11 @@ from potluck.worker.weights import InMemory
 GREEDY = Sampling(temperature=0.0)
 
 
+def device_of(kernels):
+    """The GPU for its kernels if there is one; else they are interpreted, on CPU tensors."""
+    return torch.device("cuda" if kernels == "gpu" and torch.cuda.is_available() else "cpu")
+
+
 def in_memory(packer, config):
     """Weights of a checkpoint that no file holds."""
     return InMemory(lambda unit: packer.place(pieces_of(packer.spec, unit, config.form)))
@@ -80,6 +85,7 @@ class Pipeline:
         change=None,
         kept=None,
         spec=None,
+        kernels="cpu",
     ):
         """`change(key, tensor)` may replace a tensor as it is loaded; `kept`: "quantized" or "weight-only"."""
         self.spec = spec or read_spec(path)
@@ -88,7 +94,7 @@ class Pipeline:
         self.free = list(range(self.total))
         random.Random(0).shuffle(self.free)
         self.route = (placement or Placement()).windows(len(self.spec.layers))
-        config = ShardConfig(dtype, tokens // block_size, block_size, 512, torch.device("cpu"))
+        config = ShardConfig(dtype, tokens // block_size, block_size, 512, device_of(kernels), kernels=kernels)
         config = replace(config, quantized=kept is not None, exact=kept == "weight-only")
         self.shards = {}
         checkpoint = open_checkpoint(path)

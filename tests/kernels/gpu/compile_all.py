@@ -68,9 +68,9 @@ def small(dtype):
     place_qkv(tensor(3, 24, 128, dtype=dtype), rotary, pool, tensor(3, dtype=torch.int64), norm)
 
 
-def product(rows, bits, group, dtype):
+def product(rows, bits, group, dtype, scales=torch.float16):
     codes = tensor(512, 16, group * bits // 8, dtype=torch.uint8)
-    scale = tensor(512, 16, dtype=torch.float16)
+    scale = tensor(512, 16, dtype=scales)
     multiply(tensor(rows, 16 * group, dtype=dtype), GroupedMatrix(codes, scale, scale, bits, group), splits=2)
 
 
@@ -94,6 +94,9 @@ def main():
             attention(99, width, dtype, chunk)
     product(1, 8, 32, torch.bfloat16)
     product(99, 8, 128, torch.bfloat16)
+    for rows in (1, 99):
+        product(rows, 8, 16, torch.float32, torch.float32)
+        product(rows, 4, 32, torch.float32, torch.float32)
 
 
 if __name__ == "__main__":
