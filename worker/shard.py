@@ -5,94 +5,43 @@ Called from one thread. Windows of one node share weights, KV and what was worke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from potluck.kernels.attention_plan import Paging
-from potluck.kernels.packed import has_vectors
 from potluck.kernels.rotary import RotaryTable
 from potluck.models.rope import inverse_frequencies
-from potluck.models.spec import ModelSpec, Part, PartKind, Rope
+from potluck.models.spec import ModelSpec, Rope
 from potluck.proto.step import Outcome, Step
 from potluck.worker.batch import Batch, BatchBuilder
 from potluck.worker.decoder import Layer, embed, logits
-from potluck.worker.kv import BlockTables, KvShape, new_pools
-from potluck.worker.operations import Kernels, operations_of
-from potluck.worker.pieces import Form, Unit, units_of
-from potluck.worker.residence import DeviceMemory, HostMemory, Matrix, Residence
+from potluck.worker.kv import BlockTables, new_pools
+from potluck.worker.operations import operations_of
+from potluck.worker.pieces import Unit
+from potluck.worker.residence import Matrix
 from potluck.worker.sampler import Sampler
 from potluck.worker.streaming import Streamer
 from potluck.worker.weights import Assembly, HeadWeights, LayerWeights, WeightSource, bytes_of
+from potluck.worker.windows import (
+    ShardConfig,
+    Window,
+    check_windows,
+    is_head_only,
+    layers_of,
+    streamed_units,
+    units_of_windows,
+)
+
+__all__ = ["Shard", "ShardConfig", "StepError", "Window"]
 
 _MOST_UNDERWAY = 256  # the coordinator keeps fewer steps in flight
 
 
 class StepError(Exception):
     """A step cannot run here: wrong order, size or content; the sender's fault."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Consecutive parts run as one stage: maybe the embedding, some layers, maybe the head.
-
-    `next_wants_sampled`: the next stage is the head alone, so only the sampled rows go on. `streamed`: its layers are
-    read for every step instead of staying in memory.
-    """
-
-    stage: int
-    embedding: bool
-    layers: range
-    head: bool
-    next_wants_sampled: bool = False
-    streamed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ShardConfig:
-    """Compute type, KV size and the most rows of a step.
-
-    `quantized`: weights that the model spec names an encoding for are kept in it; `exact`: activations are not rounded
-    to 8 bits for them. `half`: other matrices are kept in half precision instead of `dtype`. `kernels`: "gpu" belongs
-    to a GPU; tests run it on CPU tensors, through Triton's interpreter.
-    """
-
-    dtype: torch.dtype
-    kv_blocks: int
-    block_size: int
-    max_rows: int
-    device: torch.device
-    quantized: bool = False
-    exact: bool = False
-    half: bool = False
-    kernels: Kernels = "cpu"
-
-    def __post_init__(self) -> None:
-        """Refuse what could not compute.
-
-        Raises:
-            ValueError: kernels for the CPU cannot work on another device's memory.
-        """
-        if self.kernels == "cpu" and self.device.type != "cpu":
-            raise ValueError(f"kernels for the CPU cannot compute on {self.device}")
-
-    @property
-    def form(self) -> Form:
-        """How weights are stored for this machine."""
-        packed = self.kernels == "cpu" and has_vectors()
-        return Form("float16" if self.half else str(self.dtype).removeprefix("torch."), self.quantized, packed)
-
-    @property
-    def residence(self) -> Residence:
-        """Where weights lie while they are computed with."""
-        return HostMemory(self.exact) if self.kernels == "cpu" else DeviceMemory(self.device)
-
-    @property
-    def kv_shape(self) -> KvShape:
-        """The KV's size as the block tables know it."""
-        return KvShape(self.kv_blocks, self.block_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +59,7 @@ class Shard:
 
     def __init__(self, spec: ModelSpec, windows: Sequence[Window], config: ShardConfig) -> None:
         """Raises ValueError where the windows are not distinct parts of the model."""
-        _check_windows(spec, windows)
+        check_windows(spec, windows)
         self._spec = spec
         self._config = config
         self._windows = {window.stage: window for window in windows}
@@ -125,25 +74,25 @@ class Shard:
         self._streamer: Streamer | None = None
         self._sampler = Sampler(spec.vocab, self._logits)
         paging = Paging(config.block_size, None, config.dtype, config.device)
-        owned = [spec.layers[layer] for layer in _layers(windows)]
+        owned = [spec.layers[layer] for layer in layers_of(windows)]
         self._operations = operations_of(config.kernels, spec.heads // spec.kv_heads)
         self._builder = BatchBuilder(owned, paging, self._rotary_table, self._operations.plan)
 
     @staticmethod
     def required_bytes(spec: ModelSpec, windows: Sequence[Window], config: ShardConfig) -> tuple[int, int]:
         """Bytes of weights and of KV that a shard of these windows allocates."""
-        kv = len(list(_layers(windows))) * config.kv_shape.bytes_per_layer(spec, config.dtype)
-        return bytes_of(spec, _units(spec, windows), config.form, config.residence), kv
+        kv = len(list(layers_of(windows))) * config.kv_shape.bytes_per_layer(spec, config.dtype)
+        return bytes_of(spec, units_of_windows(spec, windows), config.form, config.residence), kv
 
     @staticmethod
     def streamed_bytes(spec: ModelSpec, windows: Sequence[Window], config: ShardConfig) -> int:
         """Bytes of weights that do not stay in memory, those in `required_bytes`."""
-        return bytes_of(spec, _streamed(windows), config.form, config.residence)
+        return bytes_of(spec, streamed_units(windows), config.form, config.residence)
 
     @property
     def streamed_units(self) -> list[Unit]:
         """Units that do not stay in memory, in the order in which a step needs them."""
-        return _streamed(list(self._windows.values()))
+        return streamed_units(list(self._windows.values()))
 
     @property
     def memory_bytes(self) -> int:
@@ -170,7 +119,7 @@ class Shard:
     @property
     def units(self) -> list[Unit]:
         """The units of the shard, each once, in the order in which a token needs them."""
-        return _units(self._spec, list(self._windows.values()))
+        return units_of_windows(self._spec, list(self._windows.values()))
 
     @torch.inference_mode()
     def load(self, weights: WeightSource) -> None:
@@ -186,7 +135,7 @@ class Shard:
         if any(window.embedding for window in windows):
             self._embedding = assembly.embedding(placed[Unit("embedding")])
         like = torch.empty(0, dtype=config.dtype, device=config.device)
-        for number, pool in new_pools(_layers(windows), self._spec, config.kv_shape, like).items():
+        for number, pool in new_pools(layers_of(windows), self._spec, config.kv_shape, like).items():
             self._add_layer(number, partial(assembly.layer, number, placed[Unit("layer", number)]), pool)
         if any(window.head for window in windows):
             matrix = Unit("embedding") if self._spec.tied_head else Unit("head")
@@ -257,7 +206,7 @@ class Shard:
         x_TD = self._enter(window, underway, x_TD)
         if len(x_TD):
             x_TD = self._through(window.layers, x_TD, underway.batch)
-        wants_sampled = window.next_wants_sampled or (window.head and not _is_head_only(window))
+        wants_sampled = window.next_wants_sampled or (window.head and not is_head_only(window))
         if wants_sampled and underway.batch.sampled_R is not None:
             x_TD = x_TD.index_select(0, underway.batch.sampled_R)
         out = self._sampler.sample(step, x_TD) if window.head else self._leave(stage, x_TD)
@@ -300,7 +249,7 @@ class Shard:
             if x_TD is not None or self._embedding is None:
                 raise StepError(f"stage {window.stage} begins with tokens; it takes no hidden rows")
             return embed(self._spec, self._embedding, underway.batch.tokens_T)
-        rows = underway.sampled if _is_head_only(window) else underway.step.rows
+        rows = underway.sampled if is_head_only(window) else underway.step.rows
         if x_TD is None or x_TD.shape != (rows, self._spec.hidden) or x_TD.dtype != self._config.dtype:
             found = "nothing" if x_TD is None else f"{tuple(x_TD.shape)} {x_TD.dtype}"
             wanted = f"({rows}, {self._spec.hidden}) {self._config.dtype}"
@@ -320,43 +269,3 @@ class Shard:
     def _rotary_table(self, rope: Rope) -> RotaryTable:
         frequencies, factor = inverse_frequencies(rope, self._spec.head_dim)
         return RotaryTable(frequencies, factor, self._config.device)
-
-
-def _is_head_only(window: Window) -> bool:
-    return window.head and not window.embedding and not window.layers
-
-
-def _layers(windows: Sequence[Window]) -> Iterator[int]:
-    for window in windows:
-        yield from window.layers
-
-
-def _parts(windows: Sequence[Window]) -> Iterator[Part]:
-    for window in windows:
-        if window.embedding:
-            yield Part(PartKind.EMBEDDING)
-        for layer in window.layers:
-            yield Part(PartKind.ATTENTION, layer)
-            yield Part(PartKind.FFN, layer)
-        if window.head:
-            yield Part(PartKind.HEAD)
-
-
-def _units(spec: ModelSpec, windows: Sequence[Window]) -> list[Unit]:
-    return units_of(spec, {part.kind for part in _parts(windows)}, _layers(windows))
-
-
-def _streamed(windows: Sequence[Window]) -> list[Unit]:
-    return [Unit("layer", layer) for window in windows if window.streamed for layer in window.layers]
-
-
-def _check_windows(spec: ModelSpec, windows: Sequence[Window]) -> None:
-    if not windows:
-        raise ValueError("a shard needs at least one window")
-    if len({window.stage for window in windows}) < len(windows):
-        raise ValueError("two windows have the same stage number")
-    parts = list(_parts(windows))
-    if len(set(parts)) < len(parts):
-        raise ValueError("a part appears in two windows of one shard")
-    if any(not 0 <= layer < len(spec.layers) for layer in _layers(windows)):
-        raise ValueError(f"model {spec.name!r} has layers 0 to {len(spec.layers) - 1} only")
