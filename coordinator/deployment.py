@@ -297,7 +297,7 @@ def _without(fleet: Fleet, lost: Mapping[NodeName, str]) -> Fleet:
     """
     nodes = tuple(node for node in fleet.nodes if node.name not in lost)
     if not nodes:
-        raise ValueError("no node is left")
+        raise ValueError("no node is left; start the server again")
     links = {ends: link for ends, link in fleet.links.items() if not lost.keys() & set(ends)}
     engine = fleet.engine if fleet.engine not in lost else nodes[0].name
     return replace(fleet, nodes=nodes, engine=engine, links=links)

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from potluck.deploy.console import byte_bars, show
-from potluck.deploy.prepare import Wish, goal_of, wished_spec
+from potluck.deploy.prepare import Wish, check_wish, goal_of, wished_spec
 from potluck.deploy.tables import bytes_text
 from potluck.kernels import packed
 from potluck.models.open import read_spec
@@ -66,7 +66,10 @@ def bench(found: ModelPath, wish: Wish, cache: Path, threads: int, rounds: int) 
         CheckpointError, UnsupportedModel, WeightError, ShardFileError, ValueError: one line each.
     """
     spec = replace(wished_spec(read_spec(found.path), wish), name=found.name)
+    check_wish(spec, wish, None)
     goal = goal_of(spec, found.name, wish)
+    if threads > (most := 2 * (psutil.cpu_count() or 1)):
+        raise ValueError(f"--threads {threads} is more than twice the processors of this machine; take at most {most}")
     threads = threads or psutil.cpu_count(logical=False) or 1
     torch.set_num_threads(threads)
     packed.set_threads(threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -151,7 +152,7 @@ def plan(
     wish = Wish(dtype, rounds, context, kv_tokens, fewest, out, quantize=quantize, streaming=streaming)
     show_plan(_find(model, cache, offline), where, wish, Output(plan_file, save, as_json))
     if not as_json:
-        hint(f"next: cluster serve {model}{_where_words(fleet, address)}" + (f" --plan {save}" if save else ""))
+        hint(f"next: {_next('serve', '--save')}" + (f" --plan {save}" if save else ""))
 
 
 @app.command()
@@ -191,7 +192,7 @@ def bench(
     wish = Wish(dtype, quantize=quantize)
     show_bench(measure(_find(model, cache, offline), wish, _cache(cache), threads, rounds), as_json)
     if not as_json:
-        hint(f"next: cluster serve {model}")
+        hint(f"next: {_next('serve', '--rounds')}")
 
 
 @app.command()
@@ -211,6 +212,18 @@ def models(
     show_models(_cache(cache), as_json)
     if not as_json:
         hint("next: cluster serve smollm2 --fleet trio")
+
+
+def _next(command: str, *left_out: str) -> str:
+    """What was typed, for another command, without options (and their values) that it does not have."""
+    words, typed = ["cluster", command], iter(sys.argv[2:])
+    for word in typed:
+        name, equals, _ = word.partition("=")
+        if name not in left_out:
+            words.append(word)
+        elif not equals:
+            next(typed, None)
+    return shlex.join(words)
 
 
 def _where_words(fleet: str | None, address: str | None) -> str:

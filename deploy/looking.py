@@ -17,7 +17,7 @@ from potluck.deploy.console import ERR, OUT, show
 from potluck.deploy.fleet_files import read_fleet
 from potluck.deploy.machine import native_dtype
 from potluck.deploy.plan_data import plan_report
-from potluck.deploy.prepare import Where, Wish, fabric_of, goal_of, read_plan, wished_spec
+from potluck.deploy.prepare import Where, Wish, check_wish, fabric_of, goal_of, read_plan, wished_spec
 from potluck.deploy.tables import bytes_text, links_table, nodes_table, plan_table
 from potluck.models.open import read_spec
 from potluck.models.source import ModelPath, known_models
@@ -46,9 +46,11 @@ def show_plan(found: ModelPath, where: Where, wish: Wish, output: Output) -> Non
         DoesNotFit, PlanError, FleetFileError, OSError: one line each.
     """
     spec = wished_spec(read_spec(found.path), wish)
+    given = read_plan(output.plan, spec) if output.plan else None
+    check_wish(spec, wish, given)
     goal = goal_of(spec, found.name, wish)
     fleet = read_fleet(where.fleet) if where.fleet else measured_fleet(where, goal.dtype)
-    plan = read_plan(output.plan, spec) if output.plan else solve(fleet, spec, goal)
+    plan = given or solve(fleet, spec, goal)
     validate(plan, fleet, spec)
     if plan.prediction is None:
         plan = replace(plan, prediction=predict(plan, fleet, spec, goal))

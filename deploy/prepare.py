@@ -19,6 +19,7 @@ from potluck.models.spec import ModelSpec
 from potluck.models.tokenizer import Tokenizer, load_tokenizer
 from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.goal import Goal
+from potluck.planner.memory import streams
 from potluck.planner.plan import Plan
 from potluck.planner.plan_file import plan_from_data
 from potluck.planner.solve import solve
@@ -67,6 +68,30 @@ def wished_spec(spec: ModelSpec, wish: Wish) -> ModelSpec:
     if wish.quantize != "none" and wish.dtype not in ("auto", "quantized", "weight-only"):
         raise ValueError(f"--quantize {wish.quantize} and --dtype {wish.dtype} exclude each other; leave one out")
     return with_quantization(spec, wish.quantize)
+
+
+def check_wish(spec: ModelSpec, wish: Wish, plan: Plan | None) -> None:
+    """Refuse wishes that the model or a plan made by hand would silently override.
+
+    Raises:
+        ValueError: no weight of the model has few bits, but the compute type is made for those.
+        PlanError: the plan says otherwise.
+    """
+    dtype = plan.dtype if plan else wish.dtype
+    if dtype in ("quantized", "weight-only") and not spec.encodings:
+        raise ValueError(
+            f"{spec.name} has no weights of 4 to 8 bits for dtype {dtype}; add --quantize int4 or take bfloat16"
+        )
+    if plan is None:
+        return
+    if wish.dtype not in ("auto", plan.dtype):
+        raise PlanError(
+            f"the plan says dtype {plan.dtype}, --dtype says {wish.dtype}; leave one out or change the plan"
+        )
+    if wish.quantize != "none" and plan.dtype not in ("quantized", "weight-only"):
+        raise PlanError(f"the plan says dtype {plan.dtype}, which keeps no {wish.quantize}; change it to quantized")
+    if not wish.streaming and streams(plan):
+        raise PlanError("the plan streams layers from disk; leave out --no-streaming or change the plan")
 
 
 def auto_dtype(spec: ModelSpec) -> str:
@@ -212,6 +237,7 @@ def prepare(found: ModelPath, where: Where, wish: Wish, plan_file: Path | None) 
     files = replace(files, spec=replace(wished_spec(files.spec, wish), name=found.name))
     goal, context = goal_of(files.spec, found.name, wish), context_of(files.spec, wish)
     plan = read_plan(plan_file, files.spec) if plan_file else None
+    check_wish(files.spec, wish, plan)
     emulated = emulated_fleet(where.fleet, where.cache) if where.fleet else None
     serving = _serving(goal, context, emulated, wish)
     if plan:

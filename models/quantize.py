@@ -32,7 +32,13 @@ def with_quantization(spec: ModelSpec, bits: str) -> ModelSpec:
         raise ValueError(
             f"--quantize is for full-precision models; {spec.name} is stored in {', '.join(quantised)} already"
         )
-    return replace(spec, encodings=dict(_encodings(spec, FORMATS[bits])))
+    encodings = dict(_encodings(spec, FORMATS[bits]))
+    if not encodings:
+        raise ValueError(
+            f"no matrix of {spec.name} can be kept in {bits}: none has rows of a multiple of {_GROUP} columns; "
+            "leave out --quantize"
+        )
+    return replace(spec, encodings=encodings)
 
 
 def _encodings(spec: ModelSpec, encoding: str) -> Iterator[tuple[str, str]]:

@@ -39,10 +39,20 @@ def refusal(nodes: Sequence[Node], request: Request) -> DoesNotFit:
     return DoesNotFit(
         f"model {name!r} in {goal.dtype} with KV for {goal.kv_tokens} tokens needs {size_text(need)}, of which "
         f"{size_text(request.ends_bytes)} (embedding and head) on one or two nodes, and {size_text(NODE_OVERHEAD)} "
-        f"more per node; there is: {has}; {_remedy(request)}"
+        f"more per node; there is: {has}; {_remedy(nodes, request)}"
     )
 
 
-def _remedy(request: Request) -> str:
-    smaller = "use bfloat16, " if request.goal.dtype == "float32" else ""
-    return f"{smaller}keep KV for fewer tokens, or add a node"
+def _remedy(nodes: Sequence[Node], request: Request) -> str:
+    goal = request.goal
+    remedies = []
+    if not goal.streaming:
+        remedies.append("leave out --no-streaming")
+    elif not any(node.disk_bandwidth for node in nodes):
+        remedies.append("say how fast the nodes' disks are, so that layers may be read from them")
+    if goal.dtype == "float32":
+        remedies.append("use bfloat16")
+    elif not request.spec.encodings:
+        remedies.append("--quantize int4")
+    remedies += ["keep KV for fewer tokens (--context, --kv-tokens)", "add a node"]
+    return ", ".join(remedies[:-1]) + f", or {remedies[-1]}"

@@ -93,9 +93,13 @@ def steps_at_once(plan: Plan) -> int:
 
     A second step would need a window that the first has just let go.
     """
+    return 1 if streams(plan) else len(plan.nodes)
+
+
+def streams(plan: Plan) -> bool:
+    """Whether any layer is read from disk for every step."""
     stages = [stage for route in plan.routes for stage in route.stages]
-    streams = any(share.residency is Residency.STREAMED for stage in stages for share in stage.shares)
-    return 1 if streams else len(plan.nodes)
+    return any(share.residency is Residency.STREAMED for stage in stages for share in stage.shares)
 
 
 def _bytes(spec: ModelSpec, held: set[_Tensor], dtype: str) -> int:

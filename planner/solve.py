@@ -23,7 +23,7 @@ from potluck.planner.plan import Plan
 from potluck.planner.predict import predict
 from potluck.planner.reasons import Decision, reasons
 from potluck.planner.ring import ring_route, ring_windows
-from potluck.planner.streaming import rounds_for, streamed_route
+from potluck.planner.streaming import rounds_to_try, streamed_route
 
 __all__ = ["DoesNotFit", "solve"]
 
@@ -47,11 +47,12 @@ def solve(fleet: Fleet, spec: ModelSpec, goal: Goal) -> Plan:
     placements = Placements(fleet, request)
     for sets in _sets(nodes, goal):
         found = [placement for chosen in sets for placement in placements.over(chosen)]
-        plans = [_plan(fleet, request, placement) for placement in found]
+        plans = [plan for placement in found for plan in _plans(fleet, request, placement)]
         if plans:
             return min(plans, key=lambda plan: (fleet.engine not in plan.nodes, _time_per_token(plan)))
     if goal.streaming and nodes:
-        streamed = [_plan(fleet, request, found) for found in Placements(fleet, request, True).over(nodes)]
+        placed = Placements(fleet, request, True).over(nodes)
+        streamed = [plan for placement in placed for plan in _plans(fleet, request, placement)]
         if streamed:
             return min(streamed, key=_time_per_token)
     raise refusal(nodes, request)
@@ -83,9 +84,13 @@ def _sets(nodes: Sequence[Node], goal: Goal) -> Iterator[list[tuple[Node, ...]]]
             yield [group for group in combinations(nodes, size) if goal.pinned <= {node.name for node in group}]
 
 
-def _plan(fleet: Fleet, request: Request, placement: Placement) -> Plan:
+def _plans(fleet: Fleet, request: Request, placement: Placement) -> Iterator[Plan]:
+    for rounds in rounds_to_try(fleet, request, placement):
+        yield _plan(fleet, request, placement, rounds)
+
+
+def _plan(fleet: Fleet, request: Request, placement: Placement, rounds: int) -> Plan:
     spec, goal = request.spec, request.goal
-    rounds = rounds_for(fleet, request, placement)
     windows = ring_windows(placement.order, placement.counts, rounds)
     decision = Decision(placement.order[0], placement.offers, placement.counts, tuple(windows))
     plan = Plan(

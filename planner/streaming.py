@@ -17,20 +17,26 @@ from potluck.planner.placements import Placement
 from potluck.planner.plan import Residency, Route, Share, Stage
 
 
-def rounds_for(fleet: Fleet, request: Request, placement: Placement) -> int:
-    """The rounds asked for; where one was and nodes stream, as few as make their windows small enough."""
+def rounds_to_try(fleet: Fleet, request: Request, placement: Placement) -> list[int]:
+    """The rounds asked for; where one was and nodes stream, all that make their windows small enough.
+
+    More rounds make smaller windows, so that more layers can stay, and cost more hops: which is best, the prediction
+    says.
+    """
     counts = {node: count for node, count in placement.counts.items() if count}
     offers = {offer.node: offer for offer in placement.offers}
     overloaded = [node for node, count in counts.items() if count > offers[node].room]
     if request.goal.rounds > 1 or not overloaded or len(counts) == 1:
-        return request.goal.rounds
+        return [request.goal.rounds]
 
     def fits(node: NodeName, rounds: int) -> bool:
         free = request.free(fleet.node(node), offers[node].ends) - counts[node] * request.layer_kv
         return 2 * -(-counts[node] // rounds) * request.layer_weights <= free
 
     most = max(counts.values())
-    return next((k for k in range(1, most) if all(fits(node, k) for node in overloaded)), most)
+    # Windows of the same sizes come of many numbers of rounds; the fewest of each is enough.
+    fewest = {-(-most // rounds): rounds for rounds in range(most, 0, -1)}
+    return [k for k in sorted(fewest.values()) if all(fits(node, k) for node in overloaded)] or [most]
 
 
 def streamed_route(route: Route, fleet: Fleet, request: Request) -> Route:

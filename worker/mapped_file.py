@@ -31,7 +31,7 @@ class MappedFile:
         except BaseException:
             self.close()
             raise
-        self.size = len(self._map)
+        self.size, self._stat = len(self._map), _state(self.fd)
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         self.address: int = self.bytes.ctypes.data
         self._slot = native.guard(self.address, self.size) if native is not None else -1
@@ -49,6 +49,11 @@ class MappedFile:
             return not native.was_missed(self._slot)
         return os.fstat(self.fd).st_size >= self.size
 
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether nobody wrote to the file since it was mapped. What a disk forgets by itself is not noticed."""
+        return self.fd < 0 or _state(self.fd) == self._stat
+
     def close(self) -> None:
         """Nobody computes with it any more."""
         if self.fd >= 0:
@@ -60,3 +65,8 @@ class MappedFile:
     def __del__(self) -> None:
         # A guard that outlived its mapping would watch whatever is mapped there next.
         self.close()
+
+
+def _state(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_size, found.st_mtime_ns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from potluck.worker.shard_manifest import ShardFileError
 from potluck.worker.shard_store import MappedUnit
 from potluck.worker.streaming import Streamer
 from potluck.worker.weights import Placed
+
+_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class _Streamed:
         return self.mapped.mapping.size
 
     def bring_in(self, going: Callable[[], bool]) -> None:
+        if not self.mapped.mapping.is_unchanged:
+            raise OSError(f"{self.mapped.mapping.path} was changed while in use")
         pages.bring_in(self.mapped.mapping, going, self.disk)
 
     def drop(self) -> None:
@@ -47,6 +52,7 @@ class MappedWeights:
             ShardFileError: a page of a unit that stays cannot be read.
         """
         self._units = dict(units)
+        self._look_at = 0.0
         self._misses = native.misses() if native is not None else -1
         self.streamer: Streamer | None = None
         for unit in streamed:
@@ -62,17 +68,25 @@ class MappedWeights:
         return self._units[unit].placed()
 
     def check(self) -> None:
-        """Look whether every page that was computed with was there; one integer is compared where nothing happened.
+        """Look whether every page that was computed with was there, and every second, whether files were changed.
 
         Raises:
-            ShardFileError: a file was cut, or its disk fails.
+            ShardFileError: a file was cut or changed, or its disk fails.
         """
+        if (now := time.monotonic()) >= self._look_at:
+            self._look_at = now + _LOOK_SECONDS
+            self._look()
         if native is not None and native.misses() == self._misses:
             return
         for mapped in self._units.values():
             if not mapped.mapping.is_whole:
                 raise ShardFileError(f"the shard file {mapped.mapping.path} was cut or cannot be read while in use")
         self._misses = native.misses() if native is not None else -1
+
+    def _look(self) -> None:
+        for mapped in self._units.values():
+            if not mapped.mapping.is_unchanged:
+                raise ShardFileError(f"the shard file {mapped.mapping.path} was changed while in use")
 
     def close(self) -> None:
         """End the streamer and the guards."""

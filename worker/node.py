@@ -71,7 +71,9 @@ class Node:
     def __init__(self, config: NodeConfig) -> None:
         """Raises DeviceError where the device cannot be had."""
         self._device = choose_device(config.device)
-        self._threads = config.threads or psutil.cpu_count(logical=False) or 1
+        # More than that only wait for each other.
+        most = 2 * (psutil.cpu_count() or 1)
+        self._threads = min(config.threads, most) or psutil.cpu_count(logical=False) or 1
         torch.set_num_threads(self._threads)
         packed.set_threads(self._threads)
         self.epochs = Epochs()

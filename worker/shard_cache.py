@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,20 +28,27 @@ def cached_shards(cache: Path) -> list[CachedShards]:
 
 
 def remove(shards: CachedShards) -> int:
-    """Delete them; the bytes that are free now. Workers that have them mapped keep what they have."""
-    for path in shards.files:
-        path.unlink(missing_ok=True)
-    if not any(shards.folder.iterdir()):
-        shards.folder.rmdir()
+    """Delete them; the bytes that are free now. Workers that have them mapped keep what they have.
+
+    Raises:
+        ShardFileError: the folder is not this user's to change.
+    """
+    try:
+        for path in shards.files:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        if not any(shards.folder.iterdir()):
+            shards.folder.rmdir()
+    except OSError as error:
+        raise ShardFileError(f"{shards.folder} cannot be cleaned: {error.strerror}") from None
     return shards.nbytes
 
 
 def _of_folder(folder: Path) -> Iterator[CachedShards]:
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for place in sorted(path for path in folder.glob("*") if path.is_dir()):
         # What a killed worker left half-written goes with the others.
         files = tuple(sorted([*place.glob("*.shard"), *place.glob("*.part")]))
         if files:
-            yield CachedShards(_model(files), place, files, sum(path.stat().st_size for path in files))
+            yield CachedShards(_model(files), place, files, sum(path.lstat().st_size for path in files))
 
 
 def _model(files: tuple[Path, ...]) -> str:

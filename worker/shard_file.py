@@ -7,6 +7,7 @@ name is whole, or was damaged later, which its hashes show.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -66,9 +67,10 @@ def write_shard_file(
         part.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise ShardFileError(
-            f"the shard file {path} cannot be written ({error.strerror or error}); free some space or set --cache"
-        ) from None
+        remedy = (
+            "free some space or set --cache" if error.errno == errno.ENOSPC else "see to that folder or set --cache"
+        )
+        raise ShardFileError(f"the shard file {path} cannot be written ({error.strerror or error}); {remedy}") from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -113,7 +115,7 @@ def _header(manifest: Manifest) -> bytes:
 def _reserve(folder: Path, nbytes: int) -> None:
     found = os.statvfs(folder)
     if (free := found.f_bavail * found.f_frsize) < nbytes:
-        raise OSError(28, f"{nbytes / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are free")
+        raise OSError(errno.ENOSPC, f"{nbytes / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are free")
 
 
 def _sync_folder(folder: Path) -> None:

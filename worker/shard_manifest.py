@@ -54,6 +54,8 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         ShardFileError: there is no such file, or its head is damaged.
     """
+    if path.exists() and not path.is_file():
+        raise ShardFileError(f"{path} is no file; delete it")
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)

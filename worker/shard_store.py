@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import psutil
 import torch
 from blake3 import blake3
 
@@ -105,6 +107,7 @@ class ShardStore:
             whatever `make` raises.
         """
         path, by_name = self.path(unit, pieces), {piece.name: piece for piece in pieces}
+        _remove_left_behind(path)
         manifest = planned(self._fingerprint, self._model, str(unit), pieces)
         write_shard_file(path, manifest, lambda name: make(by_name[name]), on_bytes)
         return self._open(path, unit, None)
@@ -124,6 +127,15 @@ class ShardStore:
                 mapping.close()
                 raise
         return MappedUnit(unit, mapping, manifest)
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Parts of this file whose writers are gone."""
+    for part in path.parent.glob(f"{path.name}.*.part"):
+        writer = part.name.split(".")[-2]
+        if not writer.isdigit() or not psutil.pid_exists(int(writer)):
+            with contextlib.suppress(OSError):
+                part.unlink()
 
 
 def _total(units: Iterable[Sequence[Piece]]) -> int:

@@ -123,6 +123,7 @@ def test_pickles_are_never_loaded(tmp_path):
         (["plan", "smollm2", "--fleet", "trio", "--quantize", "int4", "--dtype", "float32"], "exclude each other"),
         (["bench", "smollm2", "--dtype", "int3"], "float32"),
         (["bench", "nosuch.gguf"], "no model"),
+        (["bench", "smollm2", "--threads", "1000"], "more than twice the processors"),
         (["serve", "smollm2", "--fleet", "pair", "--port", "99999"], "port"),
         (["run", "smollm2", "", "--raw", "--fleet", "pair", "--local"], "empty"),
         (["nodes", "--address", "127.0.0.1:1"], "ray start"),
@@ -170,7 +171,11 @@ def test_a_model_larger_than_all_memory_is_served_and_says_the_same(tmp_path):
     assert streamed.returncode == 0, streamed.stderr
     assert streamed.stdout == cluster("run", "smollm2", *words, "--fleet", "pair").stdout
     refusal = refused(cluster("plan", "smollm2", "--fleet", fleet, "--context", "128", "--no-streaming"))
-    assert "needs" in refusal
+    assert "needs" in refusal and "leave out --no-streaming" in refusal
+    saved = tmp_path / "plan.yaml"
+    cluster("plan", "smollm2", "--fleet", fleet, "--context", "128", "--save", saved)
+    for wish, says in (("--no-streaming", "streams layers"), ("--dtype=bfloat16", "the plan says dtype quantized")):
+        assert says in refused(cluster("plan", "smollm2", "--fleet", fleet, "--plan", saved, wish))
 
 
 def test_shard_files_are_shown_and_cleaned(tiny_model, tmp_path):
@@ -184,6 +189,24 @@ def test_shard_files_are_shown_and_cleaned(tiny_model, tmp_path):
     assert cluster("models", "--cache", tmp_path, "--clean", model.name).stdout.startswith("7 shard files deleted")
     assert json.loads(cluster("models", "--cache", tmp_path, "--json").stdout)["shards"] == []
     assert not list(tmp_path.rglob("*.shard"))
+
+
+def test_what_is_no_shard_file_is_shown_and_cleaned_all_the_same(tiny_model, tmp_path):
+    place = tmp_path / "shards" / "0123"
+    (place / "folder.shard").mkdir(parents=True)
+    (place / "link.shard").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(place / "pipe.shard")
+    (one,) = json.loads(cluster("models", "--cache", tmp_path, "--json").stdout)["shards"]
+    assert (one["model"], one["files"]) == ("(damaged)", 3)
+    assert cluster("models", "--cache", tmp_path, "--clean", "all").stdout.startswith("3 shard files deleted")
+    assert not place.exists()
+
+
+def test_fewer_bits_where_there_are_none_is_said(tiny_model):
+    model = tiny_model("llama3", 4)
+    assert "add --quantize int4" in refused(cluster("plan", model, "--fleet", "pair", "--dtype", "quantized"))
+    narrow = tiny_model("llama3", 2, hidden_size=48, intermediate_size=80, num_attention_heads=3, num_key_value_heads=1)
+    assert "rows of a multiple of 32" in refused(cluster("plan", narrow, "--fleet", "pair", "--quantize", "int8"))
 
 
 def test_bench_measures_what_it_says(tiny_model, tmp_path):

@@ -196,7 +196,8 @@ def test_what_does_not_fit_says_what_would_help(homes, smollm2, spread):
         solve(home, smollm2, Goal(spread=spread, model="smollm2"))
     text = str(error.value)
     assert "'smollm2' in float32 with KV for 8192 tokens needs 873.1 MiB, of which 108.0 MiB" in text
-    assert "a 300.0 MiB, b 200.0 MiB; use bfloat16, keep KV for fewer tokens, or add a node" in text
+    assert "a 300.0 MiB, b 200.0 MiB; say how fast the nodes' disks are, so that layers may be read from them" in text
+    assert "use bfloat16, keep KV for fewer tokens (--context, --kv-tokens), or add a node" in text
     assert "\n" not in text
 
 

@@ -2,12 +2,15 @@
 
 import os
 import subprocess
+import time
 
 import grpc
 import pytest
 
 from potluck.kernels.native_module import native
+from potluck.proto import cluster_pb2 as pb
 from potluck.proto.frames import Fault
+from potluck.proto.step import Outputs, Run, Sampling
 
 PROMPT = [5, 9, 17, 33, 2, 8]
 
@@ -89,6 +92,33 @@ def test_a_file_cut_while_it_is_computed_with_ends_the_epoch_and_nothing_else(pr
             fault = client.get()
         assert isinstance(fault, Fault) and fault.node == "a"
         assert "layer-001" in fault.reason and "was cut" in fault.reason
+        worker.release(1)
+        worker.load(model.whole(2, worker))
+        with processes.client(2, worker) as client:
+            assert client.generate(PROMPT, 5) == tokens
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["resident", "streamed"])
+def test_a_file_changed_while_it_is_computed_with_ends_the_epoch(processes, model, tmp_path, stays):
+    with processes.running(processes.Worker("a", tmp_path)) as (worker,):
+        windows = [pb.Window(stage=0, embedding=True, end_layer=4, head=True, streamed=not stays)]
+        worker.load(model.assignment(1, windows, [worker], stream_bytes=1 << 20))
+        with processes.client(1, worker) as client:
+            tokens = client.generate(PROMPT, 5)
+            victim = files_of(worker, "layer-001*.shard")[0]
+            with victim.open("r+b") as file:
+                file.seek(victim.stat().st_size // 2)
+                file.write(b"\xff" * 64)
+            fault, deadline = None, time.monotonic() + 20
+            while not isinstance(fault, Fault) and time.monotonic() < deadline:
+                client.send([])
+                client.send([Run(client.number, 0, PROMPT, [0, 1], Outputs.LAST, Sampling(temperature=0.0))])
+                client.send([], [client.number - 1])
+                fault = next(
+                    (item for item in (client.get(), client.get(), client.get()) if isinstance(item, Fault)), None
+                )
+                time.sleep(0.2)
+        assert isinstance(fault, Fault) and "layer-001" in fault.reason and "changed while in use" in fault.reason
         worker.release(1)
         worker.load(model.whole(2, worker))
         with processes.client(2, worker) as client:
