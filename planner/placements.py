@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from potluck.models.spec import Part
 from potluck.planner.costs import itemsize
@@ -40,13 +39,16 @@ class Placements:
         """
         layers = len(self._request.spec.layers)
         starts = sorted(nodes, key=lambda node: (node.name != self._fleet.engine, self._offer(node, ENDS).busy(layers)))
-        closed = (self._place(nodes, start.name, start.name) for start in starts)
-        yield from islice((placement for placement in closed if placement), 1)
+        tried = (self._place(nodes, start.name, start.name) for start in starts)
+        closed = next((placement for placement in tried if placement), None)
+        if closed:
+            yield closed
         for start in starts:
             others = (self._place(nodes, start.name, head.name) for head in reversed(starts) if head != start)
             found = [placement for placement in others if placement]
             yield from found
-            if found:
+            # Tokens enter where they can enter nearest to the engine, even if another node saved a stage.
+            if found or (closed and closed.order[0] == start.name):
                 return
 
     def _place(self, nodes: Sequence[Node], start: NodeName, head: NodeName) -> Placement | None:
