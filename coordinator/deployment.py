@@ -16,11 +16,11 @@ from potluck.coordinator.driver import Driver, Observers
 from potluck.coordinator.engine import ServingEngine
 from potluck.coordinator.fabric import Fabric
 from potluck.coordinator.heartbeats import Heartbeats
+from potluck.coordinator.remaining import goal_over, without
 from potluck.coordinator.scheduler.scheduler import Limits, Scheduler
 from potluck.coordinator.serving import DeploymentError, ModelFiles, Observer, Serving
 from potluck.models.spec_codec import pack_spec
 from potluck.planner.fleet import Fleet, NodeName
-from potluck.planner.goal import Goal
 from potluck.planner.memory import steps_at_once, stream_budgets
 from potluck.planner.plan import Plan
 from potluck.planner.predict import predict
@@ -119,7 +119,7 @@ class Deployment:
 
     def _serve(self, fleet: Fleet, plan: Plan | None, observer: Observer) -> None:
         """Plan, load, connect and open the doors."""
-        goal = _goal_over(self._serving.goal, fleet)
+        goal = goal_over(self._serving.goal, fleet)
         plan = plan or solve(fleet, self._model.spec, goal)
         validate(plan, fleet, self._model.spec)
         single_node_stages(plan)
@@ -252,11 +252,11 @@ class Deployment:
         """Serve without nodes that could not load their share, too, where the others can."""
         if self._bad:
             try:
-                self._serve(_without(fleet, {**self._bad, **gone}), None, observer)
+                self._serve(without(fleet, {**self._bad, **gone}), None, observer)
                 return
             except (DoesNotFit, ValueError):
                 self._bad.clear()
-        self._serve(_without(fleet, gone), None, observer)
+        self._serve(without(fleet, gone), None, observer)
 
     def _gone(self, nodes: Sequence[NodeName], suspect: NodeName | None) -> dict[NodeName, str]:
         """Nodes whose worker has ended, which also reaps it, or does not answer."""
@@ -281,23 +281,3 @@ class Deployment:
 
 def _failure(node: NodeName | None) -> str:
     return f"node {node!r} failed" if node else "the fleet failed"
-
-
-def _goal_over(goal: Goal, fleet: Fleet) -> Goal:
-    """The goal without wishes about nodes that were lost."""
-    names = {node.name for node in fleet.nodes}
-    return replace(goal, excluded=goal.excluded & names, pinned=goal.pinned & names)
-
-
-def _without(fleet: Fleet, lost: Mapping[NodeName, str]) -> Fleet:
-    """The fleet without these nodes; if the engine's own is among them, the first one left takes its part.
-
-    Raises:
-        ValueError: none is left.
-    """
-    nodes = tuple(node for node in fleet.nodes if node.name not in lost)
-    if not nodes:
-        raise ValueError("no node is left; start the server again")
-    links = {ends: link for ends, link in fleet.links.items() if not lost.keys() & set(ends)}
-    engine = fleet.engine if fleet.engine not in lost else nodes[0].name
-    return replace(fleet, nodes=nodes, engine=engine, links=links)

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from potluck.deploy.emulate import Machine
-from potluck.kernels.native_module import native
+from potluck.kernels.native_module import VECTORS
 
 _FILE = "machine.json"
 # Measured in a process of its own, so that the command itself never waits for torch.
@@ -45,7 +45,7 @@ def native_dtype() -> str:
 
 def can_multiply_quantized() -> bool:
     """Whether this installation multiplies quantised weights faster than bfloat16: with vectors, not in plain C++."""
-    return native is not None and native.backend("") != "generic"
+    return VECTORS
 
 
 def measure_machine(cache: Path) -> Machine:

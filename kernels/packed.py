@@ -13,6 +13,7 @@ from types import ModuleType
 import torch
 
 from potluck.kernels.extension import native as _native
+from potluck.kernels.native_module import VECTORS
 
 # In the order of `Kind` in csrc/formats.hpp, with the columns and bytes of a block as it is stored.
 _BLOCKS = {
@@ -35,7 +36,6 @@ _BLOCKS = {
 _NUMBERS = {encoding: number for number, encoding in enumerate(_BLOCKS)}
 PLAIN = frozenset({"F32", "BF16", "F16"})
 ROWS = 16  # rows that lie together
-_VECTORS = _native is not None and _native.backend("") != "generic"
 
 
 def available() -> bool:
@@ -51,7 +51,7 @@ def backend(name: str = "") -> str | None:
 
 def has_vectors() -> bool:
     """Whether products run on vectors: in plain C++ torch multiplies plain numbers faster."""
-    return _VECTORS
+    return VECTORS
 
 
 def set_threads(count: int) -> None:

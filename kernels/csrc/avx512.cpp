@@ -221,9 +221,7 @@ const Backend* avx512_backend() {
          product<Kind::INT4_G128>, product<Kind::INT8_G32>, product<Kind::INT8_G128>},
         quantize,
         kBlockRows,
-        {{bytes_of_block<PlainF32>, lay_out_block<PlainF32>, multiply_exact<PlainF32>},
-         {bytes_of_block<PlainBF16>, lay_out_block<PlainBF16>, multiply_exact<PlainBF16>},
-         {bytes_of_block<PlainF16>, lay_out_block<PlainF16>, multiply_exact<PlainF16>}},
+        {exact_products<PlainF32>(), exact_products<PlainBF16>(), exact_products<PlainF16>()},
         0,
         norm,
         gate,
@@ -232,9 +230,7 @@ const Backend* avx512_backend() {
     };
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512bf16")) {
-        using pairs::PairsBF16;
-        backend.plain[1] = {pairs::bytes_of_block<PairsBF16>, pairs::lay_out_block<PairsBF16>,
-                            pairs::multiply_exact<PairsBF16>};
+        backend.plain[1] = pairs::exact_products<pairs::PairsBF16>();
         backend.panel = 1;
     }
     const bool can = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -1,4 +1,4 @@
-// The Python module potluck._native: addresses and sizes in, nothing owned. kernels/quantized.py checks them first.
+// The Python module potluck.kernels._native: addresses and sizes in, nothing owned. kernels/packed.py checks them first.
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
