@@ -1,7 +1,7 @@
 """Real vocabularies against transformers; control tokens against those who type them."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 CORPUS = [
@@ -41,7 +41,9 @@ def test_encodes_like_transformers(pair):
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufdd0\ufdd1"), max_size=60))
 @pytest.mark.parametrize("name", NAMES)
 def test_encodes_any_text_like_transformers(request, name, text):
+    """Control tokens left out: Potluck reads them as text (below), transformers does not."""
     tokenizer, oracle = request.getfixturevalue(name), request.getfixturevalue(f"{name}_oracle")
+    assume(not any(tokenizer.token_text(token) in text for token in tokenizer.control_ids))
     assert tokenizer.encode(text) == oracle.encode(text, add_special_tokens=False)
 
 
