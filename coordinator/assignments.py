@@ -95,7 +95,7 @@ def _windows(stages: Sequence[Stage]) -> dict[NodeName, list[pb.Window]]:
                 first_layer=layers.start,
                 end_layer=layers.stop,
                 head=stage.has_head,
-                next_node=following.node if following else "",
+                next_nodes=[following.node] if following else [],
                 next_wants_sampled=following is not None and wants_sampled(following),
                 streamed=stage.shares[0].residency is Residency.STREAMED,
             )

@@ -35,13 +35,15 @@ class Share:
     """What one node holds of a stage, along independent axes; None is all of the axis.
 
     `kv_heads`, `ffn_columns`, `vocabulary` are half-open ranges of KV-head groups, FFN columns and vocabulary rows;
-    `experts` the expert numbers held; `sequence` the fraction of positions kept (ring attention).
+    `heads` is a range of query heads, instead of `kv_heads`, where nodes share a KV head; `experts` the expert numbers
+    held; `sequence` the fraction of positions kept (ring attention).
     """
 
     node: NodeName
     kv_heads: tuple[int, int] | None = None
     ffn_columns: tuple[int, int] | None = None
     vocabulary: tuple[int, int] | None = None
+    heads: tuple[int, int] | None = None
     experts: tuple[int, ...] | None = None
     sequence: tuple[Fraction, Fraction] = WHOLE
     residency: Residency = Residency.RESIDENT
@@ -49,7 +51,7 @@ class Share:
     @property
     def is_whole(self) -> bool:
         """Whether this share is the stage itself, so that the group has one node."""
-        axes = (self.kv_heads, self.ffn_columns, self.vocabulary, self.experts)
+        axes = (self.heads, self.kv_heads, self.ffn_columns, self.vocabulary, self.experts)
         return all(axis is None for axis in axes) and self.sequence == WHOLE
 
 

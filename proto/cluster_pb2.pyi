@@ -111,24 +111,56 @@ class Assignment(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., epoch: _Optional[int] = ..., spec: _Optional[bytes] = ..., checkpoint: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., windows: _Optional[_Iterable[_Union[Window, _Mapping]]] = ..., kv_blocks: _Optional[int] = ..., block_size: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., checkpoint_allowed: _Optional[bool] = ..., max_rows: _Optional[int] = ..., stream_bytes: _Optional[int] = ...) -> None: ...
 
 class Window(_message.Message):
-    __slots__ = ("stage", "embedding", "first_layer", "end_layer", "head", "next_node", "next_wants_sampled", "streamed")
+    __slots__ = ("stage", "embedding", "first_layer", "end_layer", "head", "next_nodes", "next_wants_sampled", "streamed", "group")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     FIRST_LAYER_FIELD_NUMBER: _ClassVar[int]
     END_LAYER_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
-    NEXT_NODE_FIELD_NUMBER: _ClassVar[int]
+    NEXT_NODES_FIELD_NUMBER: _ClassVar[int]
     NEXT_WANTS_SAMPLED_FIELD_NUMBER: _ClassVar[int]
     STREAMED_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     stage: int
     embedding: bool
     first_layer: int
     end_layer: int
     head: bool
-    next_node: str
+    next_nodes: _containers.RepeatedScalarFieldContainer[str]
     next_wants_sampled: bool
     streamed: bool
-    def __init__(self, stage: _Optional[int] = ..., embedding: _Optional[bool] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., head: _Optional[bool] = ..., next_node: _Optional[str] = ..., next_wants_sampled: _Optional[bool] = ..., streamed: _Optional[bool] = ...) -> None: ...
+    group: Group
+    def __init__(self, stage: _Optional[int] = ..., embedding: _Optional[bool] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., head: _Optional[bool] = ..., next_nodes: _Optional[_Iterable[str]] = ..., next_wants_sampled: _Optional[bool] = ..., streamed: _Optional[bool] = ..., group: _Optional[_Union[Group, _Mapping]] = ...) -> None: ...
+
+class Group(_message.Message):
+    __slots__ = ("nodes", "first_head", "end_head", "first_column", "end_column", "first_row", "end_row", "wire", "reductions")
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_HEAD_FIELD_NUMBER: _ClassVar[int]
+    END_HEAD_FIELD_NUMBER: _ClassVar[int]
+    FIRST_COLUMN_FIELD_NUMBER: _ClassVar[int]
+    END_COLUMN_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
+    END_ROW_FIELD_NUMBER: _ClassVar[int]
+    WIRE_FIELD_NUMBER: _ClassVar[int]
+    REDUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    first_head: int
+    end_head: int
+    first_column: int
+    end_column: int
+    first_row: int
+    end_row: int
+    wire: str
+    reductions: _containers.RepeatedCompositeFieldContainer[Reduction]
+    def __init__(self, nodes: _Optional[_Iterable[str]] = ..., first_head: _Optional[int] = ..., end_head: _Optional[int] = ..., first_column: _Optional[int] = ..., end_column: _Optional[int] = ..., first_row: _Optional[int] = ..., end_row: _Optional[int] = ..., wire: _Optional[str] = ..., reductions: _Optional[_Iterable[_Union[Reduction, _Mapping]]] = ...) -> None: ...
+
+class Reduction(_message.Message):
+    __slots__ = ("most_bytes", "algorithm")
+    MOST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ALGORITHM_FIELD_NUMBER: _ClassVar[int]
+    most_bytes: int
+    algorithm: str
+    def __init__(self, most_bytes: _Optional[int] = ..., algorithm: _Optional[str] = ...) -> None: ...
 
 class LoadProgress(_message.Message):
     __slots__ = ("bytes_done", "bytes_total", "activity", "ready", "weight_bytes", "kv_bytes")

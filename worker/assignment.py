@@ -124,12 +124,13 @@ def _check_route(assignment: pb.Assignment, node: str) -> None:
     for stage, window in stages.items():
         if stage > MAX_STAGES:
             raise FrameError(f"stage {stage} is beyond the {MAX_STAGES} a route may have")
-        if window.head != (not window.next_node):
+        nexts = list(window.next_nodes)
+        if window.head == bool(nexts) or len(nexts) > 1:
             raise FrameError(f"stage {stage}: the route ends with the head and nowhere else")
-        if window.next_node and window.next_node not in peers:
-            raise FrameError(f"stage {stage} leads to node {window.next_node[:MAX_NAME]!r}, which is no peer")
-        if window.next_node and (window.next_node == node) != (stage + 1 in stages):
-            raise FrameError(f"stage {stage} leads to node {window.next_node!r}, but who has stage {stage + 1}?")
+        if strangers := set(nexts) - peers:
+            raise FrameError(f"stage {stage} leads to node {min(strangers)[:MAX_NAME]!r}, which is no peer")
+        if nexts and (node in nexts) != (stage + 1 in stages):
+            raise FrameError(f"stage {stage} leads to node {nexts[0]!r}, but who has stage {stage + 1}?")
         if stage + 1 in stages:
             _check_sampled(window, stages[stage + 1])
 

@@ -172,7 +172,7 @@ class Node:
 
     def _epoch(self, assignment: pb.Assignment, shard: Shard, hidden: int) -> Epoch:
         peers = {peer.node: peer for peer in assignment.peers}
-        nexts = {w.stage: w.next_node for w in assignment.windows}
+        nexts = {w.stage: "".join(w.next_nodes) for w in assignment.windows}
         others = set(nexts.values()) - {"", self._config.name}
         targets = {node: self._target(peers[node], assignment.epoch) for node in others}
         ways = Ways(nexts, targets, wire_dtype(assignment.dtype), hidden, assignment.max_rows)

@@ -9,6 +9,7 @@ import torch
 
 from potluck.kernels.packed import has_vectors
 from potluck.models.spec import ModelSpec, Part, PartKind
+from potluck.worker.cut import Cut
 from potluck.worker.kv import KvShape
 from potluck.worker.operations import Kernels
 from potluck.worker.pieces import Form, Unit, units_of
@@ -20,7 +21,7 @@ class Window:
     """Consecutive parts run as one stage: maybe the embedding, some layers, maybe the head.
 
     `next_wants_sampled`: the next stage is the head alone, so only the sampled rows go on. `streamed`: its layers are
-    read for every step instead of staying in memory.
+    read for every step instead of staying in memory. `cut`: what this node holds of it where a group runs it.
     """
 
     stage: int
@@ -29,6 +30,7 @@ class Window:
     head: bool
     next_wants_sampled: bool = False
     streamed: bool = False
+    cut: Cut | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ def test_the_windows_make_the_whole_route(plan, made):
     windows = {window.stage: (node, window) for node, one in made.items() for window in one.windows}
     assert sorted(windows) == list(range(len(plan.routes[0].stages)))
     route = [windows[number] for number in sorted(windows)]
-    assert [window.next_node for _, window in route] == [node for node, _ in route[1:]] + [""]
+    assert [list(window.next_nodes) for _, window in route] == [[node] for node, _ in route[1:]] + [[]]
     layers = [layer for _, window in route for layer in range(window.first_layer, window.end_layer)]
     assert layers == list(range(8))
     assert [window.embedding for _, window in route] == [True] + [False] * (len(route) - 1)
