@@ -20,7 +20,7 @@ from potluck.worker.batch import Batch, BatchBuilder
 from potluck.worker.decoder import Layer, embed, logits
 from potluck.worker.kv import BlockTables, new_pools
 from potluck.worker.operations import operations_of
-from potluck.worker.pieces import Unit
+from potluck.worker.pieces import Unit, head_unit
 from potluck.worker.residence import Matrix
 from potluck.worker.sampler import Sampler
 from potluck.worker.streaming import Streamer
@@ -63,6 +63,7 @@ class Shard:
         self._spec = spec
         self._config = config
         self._windows = {window.stage: window for window in windows}
+        self._units = {layer: Unit("layer", layer, window.cut) for window in windows for layer in window.layers}
         self._tables = BlockTables(config.kv_shape)
         self._underway: dict[int, _Underway] = {}
         self._number = 0
@@ -132,20 +133,19 @@ class Shard:
         assembly = Assembly(self._spec, config.form, config.residence)
         placed = {unit: weights.place(unit) for unit in self.units}
         self._weights, self._streamer = weights, weights.streamer
-        if any(window.embedding for window in windows):
-            self._embedding = assembly.embedding(placed[Unit("embedding")])
+        for unit in (Unit("embedding", cut=window.cut) for window in windows if window.embedding):
+            self._embedding = assembly.embedding(unit, placed[unit])
         like = torch.empty(0, dtype=config.dtype, device=config.device)
         for number, pool in new_pools(layers_of(windows), self._spec, config.kv_shape, like).items():
-            self._add_layer(number, partial(assembly.layer, number, placed[Unit("layer", number)]), pool)
-        if any(window.head for window in windows):
-            matrix = Unit("embedding") if self._spec.tied_head else Unit("head")
+            self._add_layer(number, partial(assembly.layer, self._units[number], placed[self._units[number]]), pool)
+        for matrix in (head_unit(self._spec, window.cut) for window in windows if window.head):
             self._head = assembly.head(placed[Unit("output_norm")], matrix, placed[matrix])
 
     def _add_layer(self, number: int, weights: Callable[[], LayerWeights], pool_NS2KE: torch.Tensor) -> None:
         def make() -> Layer:
             return Layer(self._spec, self._spec.layers[number], weights(), pool_NS2KE, self._operations)
 
-        if self._config.kernels == "gpu" and Unit("layer", number) in self.streamed_units:
+        if self._config.kernels == "gpu" and self._units[number] in self.streamed_units:
             # What comes and goes in the host's memory must be copied to the device each time.
             self._coming[number] = make
         else:
@@ -220,7 +220,7 @@ class Shard:
             if streamer is None:
                 x_TD = self._layers[number].forward(x_TD, batch)
                 continue
-            with streamer.here(Unit("layer", number)):
+            with streamer.here(self._units[number]):
                 layer = self._coming[number]() if number in self._coming else self._layers[number]
                 x_TD = layer.forward(x_TD, batch)
         return x_TD

@@ -103,12 +103,17 @@ def parts_of(windows: Sequence[Window]) -> Iterator[Part]:
 
 def units_of_windows(spec: ModelSpec, windows: Sequence[Window]) -> list[Unit]:
     """The units of some windows, each once, in the order in which a token needs them."""
-    return units_of(spec, {part.kind for part in parts_of(windows)}, layers_of(windows))
+    units = [
+        unit
+        for window in windows
+        for unit in units_of(spec, {part.kind for part in parts_of([window])}, window.layers, window.cut)
+    ]
+    return list(dict.fromkeys(units))
 
 
 def streamed_units(windows: Sequence[Window]) -> list[Unit]:
     """Units that do not stay in memory, in the order in which a step needs them."""
-    return [Unit("layer", layer) for window in windows if window.streamed for layer in window.layers]
+    return [Unit("layer", layer, window.cut) for window in windows if window.streamed for layer in window.layers]
 
 
 def check_windows(spec: ModelSpec, windows: Sequence[Window]) -> None:

@@ -25,6 +25,12 @@ def in_process():
 
 
 @pytest.fixture(scope="session")
+def members():
+    """The module members: Model, cuts, rows, weight, run_together."""
+    return _beside("members")
+
+
+@pytest.fixture(scope="session")
 def tiny_oracle(tiny_model):
     """tiny_oracle(family, layers=4) -> Oracle."""
     made = {}
