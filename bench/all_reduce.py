@@ -12,7 +12,6 @@ import argparse
 import itertools
 import json
 import os
-import queue
 import socket
 import statistics
 import time
@@ -91,7 +90,7 @@ def measure(members: int, cases: list[tuple[str, str, int]], count: int = 2000) 
         near.send(ports)
     results = []
     for _ in cases:
-        times = [near.recv() for near, _ in pipes][0]
+        times, *_ = [near.recv() for near, _ in pipes]
         results.append((statistics.median(times), statistics.quantiles(times, n=100)[98]))
     for near, _ in pipes:
         near.send(None)
@@ -131,7 +130,8 @@ def main() -> None:
     nbytes = flags.kib << 10
     cases = [(*case, nbytes) for case in itertools.product(ALGORITHMS, ("float32", "bfloat16", "int8"))]
     found = dict(zip(cases, measure(flags.members, cases), strict=True))
-    rows = {f"{algorithm}, {wire}": p50 for (algorithm, wire, _), (p50, _) in found.items()} | {"tcp echo": echo(nbytes)}
+    rows = {f"{algorithm}, {wire}": p50 for (algorithm, wire, _), (p50, _) in found.items()}
+    rows["tcp echo"] = echo(nbytes)
     if flags.json:
         print(json.dumps({name: round(value, 1) for name, value in rows.items()}, indent=2))
         return

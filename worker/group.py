@@ -88,6 +88,8 @@ class Group:
 
     def sum(self, part_TD: torch.Tensor) -> torch.Tensor:
         """See `Combine`."""
+        if not part_TD.numel():
+            return part_TD
         part_N = part_TD.detach().to("cpu", torch.float32).reshape(-1)
         with self._apart():
             begun, circle = time.perf_counter(), self._opened()

@@ -21,7 +21,7 @@ from potluck.worker.decoder import Layer, embed, embed_some, logits
 from potluck.worker.group import Combine
 from potluck.worker.kv import BlockTables, new_pool
 from potluck.worker.operations import operations_of
-from potluck.worker.pieces import Unit
+from potluck.worker.pieces import Unit, head_unit
 from potluck.worker.residence import Matrix
 from potluck.worker.sampler import Sampler
 from potluck.worker.streaming import Streamer
@@ -150,12 +150,12 @@ class Shard:
         self._weights, self._streamer = weights, weights.streamer
         for window in windows:
             if window.embedding:
-                unit = window.unit("embedding")
+                unit = Unit("embedding", cut=window.cut)
                 self._embedding = assembly.embedding(unit, placed[unit])
             for unit in window.layer_units:
                 self._add_layer(window, unit, partial(assembly.layer, unit, placed[unit]))
             if window.head:
-                unit = window.unit("embedding" if self._spec.tied_head else "head")
+                unit = head_unit(self._spec, window.cut)
                 self._head = assembly.head(placed[Unit("output_norm")], unit, placed[unit])
 
     def _add_layer(self, window: Window, unit: Unit, weights: Callable[[], LayerWeights]) -> None:

@@ -36,10 +36,6 @@ class Window:
         """The shape of what this node computes with in it."""
         return spec if self.cut is None else local_spec(spec, self.cut)
 
-    def unit(self, name: str) -> Unit:
-        """The unit of the embedding or the head."""
-        return Unit(name, None, self.cut)
-
     @property
     def layer_units(self) -> list[Unit]:
         """The units of its layers."""

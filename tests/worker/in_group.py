@@ -93,9 +93,7 @@ def group_class(pipeline):
                 return [Window(0, True, layers, True, cut=cut)]
             cut = replace(cut, vocabulary=(0, self.spec.vocab))
             own = [Window(1, False, layers, False, next_wants_sampled=True, cut=cut)]
-            return (
-                [Window(0, True, range(0), False), *own, Window(2, False, range(0), True)] if place == 0 else own
-            )
+            return [Window(0, True, range(0), False), *own, Window(2, False, range(0), True)] if place == 0 else own
 
         def forgotten(self):
             self.free = list(range(self.total))
