@@ -109,15 +109,18 @@ def shares(draw):
     def ranges():
         return st.tuples(st.integers(0, 50), st.integers(1, 50)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
+    axis = draw(st.sampled_from(["kv_heads", "heads"]))
+    residency = draw(st.sampled_from(Residency))
     ends = draw(st.lists(st.fractions(0, 1, max_denominator=64), min_size=2, max_size=2, unique=True))
     return Share(
         NodeName(draw(NAMES)),
-        kv_heads=draw(st.none() | ranges()),
+        **{axis: draw(st.none() | ranges())},
         ffn_columns=draw(st.none() | ranges()),
         vocabulary=draw(st.none() | ranges()),
         experts=draw(st.none() | st.lists(st.integers(0, 64), min_size=1, max_size=3).map(tuple)),
         sequence=draw(st.just((Fraction(0), Fraction(1))) | st.just(tuple(sorted(ends)))),
-        residency=draw(st.sampled_from(Residency)),
+        residency=residency,
+        window=draw(st.none() | st.integers(1, 9)) if residency is Residency.STREAMED else None,
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potluck.models.spec import Part, PartKind
+from potluck.planner.executable import executable_stages
 from potluck.planner.fields import FieldError
 from potluck.planner.fleet_file import fleet_from_data
 from potluck.planner.goal import Goal
@@ -18,7 +19,7 @@ from potluck.planner.part_names import part_names
 from potluck.planner.plan import Purpose, Residency, Share
 from potluck.planner.plan_file import plan_from_data, plan_to_data
 from potluck.planner.solve import solve
-from potluck.planner.validate import single_node_stages, validate
+from potluck.planner.validate import validate
 from potluck.planner.yaml_text import read_yaml
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -40,7 +41,7 @@ def trio():
 def test_a_plan_by_hand(smollm2):
     plan = plan_from_data(read_yaml(RING), smollm2)
     validate(plan, trio(), smollm2)
-    stages = single_node_stages(plan)
+    stages = executable_stages(plan)
     assert [(stage.node, stage.layers) for stage in stages] == [
         ("desktop", range(10)),
         ("laptop", range(10, 20)),
