@@ -1,10 +1,12 @@
 """Models and fleets for the planner's tests, by hand and drawn by hypothesis."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 from hypothesis import strategies as st
 
 from potluck.models.spec import LayerSpec, ModelSpec, Part, PartKind, Rope
+from potluck.planner.all_reduce import Algorithm, AllReduce, Wire
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
 from potluck.planner.plan import Plan, Prediction, Purpose, Residency, Route, Share, Stage
 
@@ -129,7 +131,11 @@ def plans(draw, spec):
     """Any plan the types can say, right or wrong."""
     groups = st.lists(shares(), min_size=1, max_size=2).map(tuple)
     parts = st.lists(st.sampled_from(list(spec.parts())), min_size=1, max_size=8).map(tuple) | _runs(spec)
-    stages = st.builds(Stage, parts, groups, st.dictionaries(st.sampled_from(PartKind), groups, max_size=2))
+    kinds = st.dictionaries(st.sampled_from(PartKind), groups, max_size=2)
+    sums = st.builds(AllReduce, st.none() | st.sampled_from(Algorithm), st.none() | st.sampled_from(Wire))
+    stages = st.builds(Stage, parts, groups, kinds, sums).map(
+        lambda stage: stage if stage.is_group else replace(stage, all_reduce=AllReduce())
+    )
     routes = st.builds(Route, st.lists(stages, min_size=1, max_size=3).map(tuple), st.sampled_from(Purpose))
     sizes = st.dictionaries(NAMES.map(NodeName), st.integers(0, 2**50), max_size=3)
     times = st.floats(0, 1e6)
