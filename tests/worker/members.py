@@ -23,10 +23,11 @@ from potluck.worker.kv import KvShape, new_pools
 from potluck.worker.operations import operations_of
 from potluck.worker.packing import Packer
 from potluck.worker.pieces import Form, Unit, pieces_of
-from potluck.worker.residence import HostMemory
+from potluck.worker.residence import HostMemory, Residence
 from potluck.worker.weights import Assembly
 
 KEPT = Form("float32", True, True)
+UNROUNDED = HostMemory(exact=True)
 ROWS = 6
 
 
@@ -46,7 +47,7 @@ class Model:
     path: Path
     form: Form = KEPT
     bits: str = "none"
-    exact: bool = True
+    residence: Residence = UNROUNDED
 
     @cached_property
     def spec(self):
@@ -62,11 +63,11 @@ class Model:
 
     @property
     def assembly(self):
-        return Assembly(self.spec, self.form, HostMemory(self.exact))
+        return Assembly(self.spec, self.form, self.residence)
 
     def rounding(self):
         """The same with activations of 8 bits."""
-        return replace(self, exact=False)
+        return replace(self, residence=HostMemory())
 
     def pieces(self, unit):
         return pieces_of(self.spec, unit, self.form)
