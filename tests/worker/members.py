@@ -19,7 +19,7 @@ from potluck.proto.step import Outputs, Run, Step
 from potluck.worker.batch import BatchBuilder
 from potluck.worker.cut import Cut, local_spec
 from potluck.worker.decoder import Layer
-from potluck.worker.kv import KvShape, new_pools
+from potluck.worker.kv import KvShape, new_pool
 from potluck.worker.operations import operations_of
 from potluck.worker.packing import Packer
 from potluck.worker.pieces import Form, Unit, pieces_of
@@ -90,9 +90,9 @@ class Model:
     def decoder_layer(self, cut=None):
         """Layer 0 with KV of its own."""
         spec = self.spec if cut is None else local_spec(self.spec, cut)
-        pools = new_pools([0], spec, KvShape(4, 4), torch.empty(0))
+        pool = new_pool(spec, KvShape(4, 4), torch.empty(0))
         operations = operations_of("cpu", spec.heads // spec.kv_heads)
-        return Layer(spec, spec.layers[0], self.layer(cut), pools[0], operations)
+        return Layer(spec, spec.layers[0], self.layer(cut), pool, operations)
 
     def batch(self):
         """The batch of one prompt of ROWS tokens."""
