@@ -33,7 +33,8 @@ def holdings(plan: Plan) -> dict[NodeName, str]:
     """What every node of the first route holds, its windows separated by `|`."""
     held: dict[NodeName, list[str]] = {}
     for stage in plan.routes[0].stages:
-        held.setdefault(stage.node, []).append(stage_text(stage))
+        for node in stage.nodes:
+            held.setdefault(node, []).append(stage_text(stage))
     return {node: " | ".join(windows) for node, windows in held.items()}
 
 
