@@ -16,10 +16,10 @@ from potluck.models.spec import ModelSpec, Part, PartKind
 from potluck.planner.axes import Range
 from potluck.planner.plan import Share
 
-# Quantised formats come in blocks of 256 or 32 columns, and a block cannot be cut.
-_COLUMN_UNITS = (256, 32, 1)
+# Quantised formats come in blocks of 256 or 32 columns; a block that is cut is held on both sides.
+_COLUMN_UNITS = (256, 32)
 # Packed rows lie in groups of 16.
-_ROW_UNITS = (16, 1)
+_ROW_UNITS = (16,)
 
 
 class SplitError(ValueError):
@@ -56,7 +56,7 @@ def _axes(spec: ModelSpec, kinds: Set[PartKind], weights: Sequence[Fraction]) ->
     """Every axis that parts of these kinds are split along, with each member's range of it."""
     axes: dict[str, list[Range]] = {}
     if PartKind.ATTENTION in kinds and len(weights) <= spec.kv_heads:
-        axes["kv_heads"] = _in_units(spec.kv_heads, (1,), weights, "KV heads")
+        axes["kv_heads"] = _in_units(spec.kv_heads, (), weights, "KV heads")
     elif PartKind.ATTENTION in kinds:
         axes["heads"] = _cut(_head_counts(spec, weights), 1)
     if PartKind.FFN in kinds:
@@ -95,10 +95,12 @@ def _rounded(total: int, exact: Sequence[Fraction]) -> list[int]:
 
 
 def _in_units(length: int, units: Sequence[int], weights: Sequence[Fraction], what: str) -> list[Range]:
-    """Ranges in multiples of the first unit that divides the axis into enough."""
+    """Ranges in multiples of the first unit that divides the axis into enough, and is at most twice anybody's share."""
     if length < len(weights):
         raise SplitError(f"the model's {length} {what} do not go to {len(weights)} nodes; leave nodes out")
-    unit = next(unit for unit in units if length % unit == 0 and length // unit >= len(weights))
+    least = length * min(weights) / sum(weights)
+    fits = (unit for unit in units if length % unit == 0 and length // unit >= len(weights) and unit <= 2 * least)
+    unit = next(fits, 1)
     return _cut(in_proportion(length // unit, weights), unit)
 
 

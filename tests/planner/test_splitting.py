@@ -62,6 +62,7 @@ def test_columns_are_whole_blocks_where_there_are_enough(homes):
         return [share.ffn_columns[1] - share.ffn_columns[0] for share in split(homes.model(1, ffn=ffn), *weights)]
 
     assert columns(1024, 5, 2, 1) == [512, 256, 256]
+    assert columns(768, 5, 2, 1) == [480, 192, 96], "a block would be more than twice the last one's share"
     assert columns(512, 5, 2, 1) == [320, 128, 64]
     assert columns(96, 5, 2, 1, 1) == [53, 21, 11, 11]
 
