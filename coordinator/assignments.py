@@ -123,16 +123,16 @@ def _next_nodes(stage: Stage, following: Stage, node: NodeName) -> list[NodeName
 
 
 def _group(stage: Stage, share: Share, spec: ModelSpec, agreement: Agreement) -> pb.Group:
-    kinds = PartKind.ATTENTION, PartKind.FFN, PartKind.HEAD
-    heads, columns, rows = (_held(spec, kind, stage, share) for kind in kinds)
+    heads, columns = (_held(spec, kind, stage, share) for kind in (PartKind.ATTENTION, PartKind.FFN))
+    rows = [_held(spec, PartKind.HEAD, stage, member) for member in stage.shares]
     return pb.Group(
         nodes=stage.nodes,
         first_head=heads[0],
         end_head=heads[1],
         first_column=columns[0],
         end_column=columns[1],
-        first_row=rows[0],
-        end_row=rows[1],
+        first_rows=[first for first, _ in rows],
+        end_rows=[end for _, end in rows],
         wire=agreement.wire,
         reductions=[pb.Reduction(most_bytes=most, algorithm=name) for most, name in agreement.reductions],
     )

@@ -133,14 +133,14 @@ class Window(_message.Message):
     def __init__(self, stage: _Optional[int] = ..., embedding: _Optional[bool] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., head: _Optional[bool] = ..., next_nodes: _Optional[_Iterable[str]] = ..., next_wants_sampled: _Optional[bool] = ..., streamed: _Optional[bool] = ..., group: _Optional[_Union[Group, _Mapping]] = ...) -> None: ...
 
 class Group(_message.Message):
-    __slots__ = ("nodes", "first_head", "end_head", "first_column", "end_column", "first_row", "end_row", "wire", "reductions")
+    __slots__ = ("nodes", "first_head", "end_head", "first_column", "end_column", "first_rows", "end_rows", "wire", "reductions")
     NODES_FIELD_NUMBER: _ClassVar[int]
     FIRST_HEAD_FIELD_NUMBER: _ClassVar[int]
     END_HEAD_FIELD_NUMBER: _ClassVar[int]
     FIRST_COLUMN_FIELD_NUMBER: _ClassVar[int]
     END_COLUMN_FIELD_NUMBER: _ClassVar[int]
-    FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
-    END_ROW_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ROWS_FIELD_NUMBER: _ClassVar[int]
+    END_ROWS_FIELD_NUMBER: _ClassVar[int]
     WIRE_FIELD_NUMBER: _ClassVar[int]
     REDUCTIONS_FIELD_NUMBER: _ClassVar[int]
     nodes: _containers.RepeatedScalarFieldContainer[str]
@@ -148,11 +148,11 @@ class Group(_message.Message):
     end_head: int
     first_column: int
     end_column: int
-    first_row: int
-    end_row: int
+    first_rows: _containers.RepeatedScalarFieldContainer[int]
+    end_rows: _containers.RepeatedScalarFieldContainer[int]
     wire: str
     reductions: _containers.RepeatedCompositeFieldContainer[Reduction]
-    def __init__(self, nodes: _Optional[_Iterable[str]] = ..., first_head: _Optional[int] = ..., end_head: _Optional[int] = ..., first_column: _Optional[int] = ..., end_column: _Optional[int] = ..., first_row: _Optional[int] = ..., end_row: _Optional[int] = ..., wire: _Optional[str] = ..., reductions: _Optional[_Iterable[_Union[Reduction, _Mapping]]] = ...) -> None: ...
+    def __init__(self, nodes: _Optional[_Iterable[str]] = ..., first_head: _Optional[int] = ..., end_head: _Optional[int] = ..., first_column: _Optional[int] = ..., end_column: _Optional[int] = ..., first_rows: _Optional[_Iterable[int]] = ..., end_rows: _Optional[_Iterable[int]] = ..., wire: _Optional[str] = ..., reductions: _Optional[_Iterable[_Union[Reduction, _Mapping]]] = ...) -> None: ...
 
 class Reduction(_message.Message):
     __slots__ = ("most_bytes", "algorithm")
@@ -253,7 +253,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("node", "epochs", "compute_seconds", "wait_seconds", "transfer_seconds", "steps", "rows", "links", "resident_bytes", "uptime_seconds", "stall_seconds", "streamed_bytes", "anonymous_bytes")
+    __slots__ = ("node", "epochs", "compute_seconds", "wait_seconds", "transfer_seconds", "steps", "rows", "links", "resident_bytes", "uptime_seconds", "stall_seconds", "streamed_bytes", "anonymous_bytes", "sums", "sum_seconds")
     NODE_FIELD_NUMBER: _ClassVar[int]
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -267,6 +267,8 @@ class StatusReply(_message.Message):
     STALL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     STREAMED_BYTES_FIELD_NUMBER: _ClassVar[int]
     ANONYMOUS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
+    SUM_SECONDS_FIELD_NUMBER: _ClassVar[int]
     node: str
     epochs: _containers.RepeatedScalarFieldContainer[int]
     compute_seconds: float
@@ -280,7 +282,9 @@ class StatusReply(_message.Message):
     stall_seconds: float
     streamed_bytes: int
     anonymous_bytes: int
-    def __init__(self, node: _Optional[str] = ..., epochs: _Optional[_Iterable[int]] = ..., compute_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., transfer_seconds: _Optional[float] = ..., steps: _Optional[int] = ..., rows: _Optional[int] = ..., links: _Optional[_Iterable[_Union[LinkCount, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., stall_seconds: _Optional[float] = ..., streamed_bytes: _Optional[int] = ..., anonymous_bytes: _Optional[int] = ...) -> None: ...
+    sums: int
+    sum_seconds: float
+    def __init__(self, node: _Optional[str] = ..., epochs: _Optional[_Iterable[int]] = ..., compute_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., transfer_seconds: _Optional[float] = ..., steps: _Optional[int] = ..., rows: _Optional[int] = ..., links: _Optional[_Iterable[_Union[LinkCount, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., stall_seconds: _Optional[float] = ..., streamed_bytes: _Optional[int] = ..., anonymous_bytes: _Optional[int] = ..., sums: _Optional[int] = ..., sum_seconds: _Optional[float] = ...) -> None: ...
 
 class LinkCount(_message.Message):
     __slots__ = ("node", "frames", "payload_bytes", "header_bytes")

@@ -33,6 +33,7 @@ class Operations:
         place_qkv: (qkv, rotary, pool, slots, head norm), as `kernels.attention_inputs`.
         plan: (spans, paging) -> what every row of a step sees.
         attend: (q, pool, plan, scale) -> (T, H, E) in q's dtype.
+        sum: what attention or FFN gave -> that of all members of the window's group; a node alone has it already.
     """
 
     norm: Callable[[torch.Tensor, torch.Tensor, float, torch.dtype], torch.Tensor]
@@ -40,6 +41,7 @@ class Operations:
     place_qkv: Callable[[torch.Tensor, Rotary, torch.Tensor, torch.Tensor, HeadNorm | None], torch.Tensor]
     plan: Callable[[Sequence[Span], Paging], Plan]
     attend: Callable[[torch.Tensor, torch.Tensor, Plan, float], torch.Tensor]
+    sum: Callable[[torch.Tensor], torch.Tensor] = lambda part_TD: part_TD
 
 
 CPU = Operations(rms_norm, gated, place_qkv, plan_attention, paged_attention)
