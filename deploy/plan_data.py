@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from potluck.deploy.tables import holdings
+from potluck.deploy.holdings import holdings
 from potluck.planner.fleet import Fleet
 from potluck.planner.plan import Plan
 from potluck.planner.plan_file import plan_to_data

@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
+from potluck.deploy.holdings import holdings
 from potluck.planner.fleet import Fleet, NodeName
-from potluck.planner.plan import Plan, Residency, Stage
+from potluck.planner.plan import Plan
 
 
 def bytes_text(count: float) -> str:
@@ -17,25 +18,6 @@ def bytes_text(count: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
-
-
-def stage_text(stage: Stage) -> str:
-    """What a stage holds: `embedding, layers 0-9`."""
-    layers = stage.layers
-    words = ["embedding"] if stage.has_embedding else []
-    if layers:
-        words.append(f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}-{layers[-1]}")
-    text = ", ".join([*words, "head"] if stage.has_head else words)
-    return f"{text} from disk" if stage.shares[0].residency is Residency.STREAMED else text
-
-
-def holdings(plan: Plan) -> dict[NodeName, str]:
-    """What every node of the first route holds, its windows separated by `|`."""
-    held: dict[NodeName, list[str]] = {}
-    for stage in plan.routes[0].stages:
-        for node in stage.nodes:
-            held.setdefault(node, []).append(stage_text(stage))
-    return {node: " | ".join(windows) for node, windows in held.items()}
 
 
 def plan_table(plan: Plan, fleet: Fleet) -> Table:
@@ -67,7 +49,10 @@ def _bytes(plan: Plan, node: NodeName) -> tuple[int, int]:
 
 
 def _plan_title(plan: Plan) -> str:
-    title = f"{plan.model} · {plan.dtype} · {len(plan.routes[0].stages)} stages · KV for {plan.kv_tokens} tokens"
+    stages = plan.routes[0].stages
+    split = sum(stage.is_group for stage in stages)
+    count = f"{len(stages)} stages" + (f", {split} split among nodes" if split else "")
+    title = f"{plan.model} · {plan.dtype} · {count} · KV for {plan.kv_tokens} tokens"
     if plan.prediction is None:
         return title
     first, each = plan.prediction.time_to_first_token, plan.prediction.time_per_token

@@ -39,16 +39,13 @@ class Placements:
         """
         layers = len(self._request.spec.layers)
         starts = sorted(nodes, key=lambda node: (node.name != self._fleet.engine, self._offer(node, ENDS).busy(layers)))
-        tried = (self._place(nodes, start.name, start.name) for start in starts)
-        closed = next((placement for placement in tried if placement), None)
-        if closed:
-            yield closed
         for start in starts:
-            others = (self._place(nodes, start.name, head.name) for head in reversed(starts) if head != start)
-            found = [placement for placement in others if placement]
+            heads = [start, *(node for node in reversed(starts) if node != start)]
+            tried = (self._place(nodes, start.name, head.name) for head in heads)
+            found = [placement for placement in tried if placement]
             yield from found
             # Tokens enter where they can enter nearest to the engine, even if another node saved a stage.
-            if found or (closed and closed.order[0] == start.name):
+            if found:
                 return
 
     def _place(self, nodes: Sequence[Node], start: NodeName, head: NodeName) -> Placement | None:

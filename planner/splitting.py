@@ -1,8 +1,8 @@
 """Splits the parts of a stage among the nodes of a group in given proportions.
 
-KV heads, FFN columns and vocabulary rows each go out in proportion, with at least one unit for everybody. Where there
-are more nodes than KV heads, query heads go out, so that no node gets parts of several KV heads' groups: it would have
-to compute all of them.
+KV heads, FFN columns and vocabulary rows each go out in proportion, with at least one unit for everybody. Where KV
+heads are too few for that, or for the proportions, query heads go out, and no node gets parts of several KV heads'
+groups: it would have to compute all of them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from potluck.models.spec import ModelSpec, Part, PartKind
 from potluck.planner.axes import Range
 from potluck.planner.plan import Share
 
-# Quantised formats come in blocks of 256 or 32 columns, and a block cannot be cut.
-_COLUMN_UNITS = (256, 32, 1)
+# Quantised formats come in blocks of 256 or 32 columns; a block that is cut is held on both sides.
+_COLUMN_UNITS = (256, 32)
 # Packed rows lie in groups of 16.
-_ROW_UNITS = (16, 1)
+_ROW_UNITS = (16,)
 
 
 class SplitError(ValueError):
@@ -55,15 +55,25 @@ def _share(whole: Share, held: Mapping[str, Range]) -> Share:
 def _axes(spec: ModelSpec, kinds: Set[PartKind], weights: Sequence[Fraction]) -> dict[str, list[Range]]:
     """Every axis that parts of these kinds are split along, with each member's range of it."""
     axes: dict[str, list[Range]] = {}
-    if PartKind.ATTENTION in kinds and len(weights) <= spec.kv_heads:
-        axes["kv_heads"] = _in_units(spec.kv_heads, (1,), weights, "KV heads")
-    elif PartKind.ATTENTION in kinds:
-        axes["heads"] = _cut(_head_counts(spec, weights), 1)
+    if PartKind.ATTENTION in kinds:
+        axes |= _heads(spec, weights)
     if PartKind.FFN in kinds:
         axes["ffn_columns"] = _in_units(spec.ffn, _COLUMN_UNITS, weights, "FFN columns")
     if kinds & {PartKind.EMBEDDING, PartKind.HEAD}:
         axes["vocabulary"] = _in_units(spec.vocab, _ROW_UNITS, weights, "vocabulary rows")
     return axes
+
+
+def _heads(spec: ModelSpec, weights: Sequence[Fraction]) -> dict[str, list[Range]]:
+    """The axis that attention is split along: KV heads where one is at most twice anybody's share, or nothing else
+    comes out; else query heads."""
+    group = spec.heads // spec.kv_heads
+    if len(weights) <= spec.kv_heads and (group == 1 or sum(weights) <= 2 * spec.kv_heads * min(weights)):
+        return {"kv_heads": _cut(in_proportion(spec.kv_heads, weights), 1)}
+    counts = _head_counts(spec, weights)
+    if all(count % group == 0 for count in counts):
+        return {"kv_heads": _cut([count // group for count in counts], 1)}
+    return {"heads": _cut(counts, 1)}
 
 
 def in_proportion(total: int, weights: Sequence[Fraction]) -> list[int]:
@@ -95,10 +105,12 @@ def _rounded(total: int, exact: Sequence[Fraction]) -> list[int]:
 
 
 def _in_units(length: int, units: Sequence[int], weights: Sequence[Fraction], what: str) -> list[Range]:
-    """Ranges in multiples of the first unit that divides the axis into enough."""
+    """Ranges in multiples of the first unit that divides the axis into enough, and is at most twice anybody's share."""
     if length < len(weights):
         raise SplitError(f"the model's {length} {what} do not go to {len(weights)} nodes; leave nodes out")
-    unit = next(unit for unit in units if length % unit == 0 and length // unit >= len(weights))
+    least = length * min(weights) / sum(weights)
+    fits = (unit for unit in units if length % unit == 0 and length // unit >= len(weights) and unit <= 2 * least)
+    unit = next(fits, 1)
     return _cut(in_proportion(length // unit, weights), unit)
 
 
@@ -108,7 +120,7 @@ def _cut(counts: Sequence[int], unit: int) -> list[Range]:
 
 
 def _head_counts(spec: ModelSpec, weights: Sequence[Fraction]) -> tuple[int, ...]:
-    """Query heads per node, of more nodes than KV heads, so that the slowest is done soonest.
+    """Query heads per node, so that the slowest is done soonest.
 
     Every KV head goes to neighbours together or to one node that may have several: `ways` are the best of all ways to
     give out some KV heads to the first nodes.

@@ -16,7 +16,7 @@ from potluck.planner.collectives import SECONDS, fastest, mesh_of, one_after_ano
 from potluck.planner.costs import Pass, seconds
 from potluck.planner.fleet import Fleet
 from potluck.planner.plan import Stage
-from potluck.planner.sums import logits_traffic, sum_bytes, sums_per_step
+from potluck.planner.sums import logits_traffic, message_bytes, sums_per_step
 from potluck.planner.transfers import check_replicated
 
 
@@ -49,7 +49,7 @@ def _compute_seconds(stage: Stage, setting: Setting, work: Pass) -> float:
 
 def _sum_seconds(stage: Stage, setting: Setting, work: Pass) -> float:
     mesh, asked = mesh_of(setting.fleet, stage.nodes), stage.all_reduce
-    nbytes = sum_bytes(work.rows, setting.spec.hidden, asked.wire or wire_of(mesh, setting.dtype))
+    nbytes = message_bytes(work.rows * setting.spec.hidden, asked.wire or wire_of(mesh, setting.dtype))
     one = SECONDS[asked.algorithm or fastest(mesh, nbytes)](mesh, nbytes)
     return sums_per_step(stage) * one + _gather_seconds(stage, setting, work)
 

@@ -20,9 +20,10 @@ from potluck.planner.transfers import PackedStep
 Traffic = dict[tuple[NodeName, NodeName], int]
 """Payload bytes from one node to another."""
 
-# Numbers alone: what scales an int8 part carries is the worker's.
-WIRE_ITEMSIZE = {Wire.FLOAT32: 4, Wire.BFLOAT16: 2, Wire.INT8: 1}
-LOGIT_BYTES = 4
+_ITEMSIZE = {Wire.FLOAT32: 4, Wire.BFLOAT16: 2}
+# Numbers of 8 bits travel in blocks that share a scale in float32, the last one filled up.
+_INT8_BLOCK, _SCALE_BYTES = 32, 4
+_LOGIT_BYTES = 4
 
 
 def sums_per_step(stage: Stage) -> int:
@@ -30,9 +31,11 @@ def sums_per_step(stage: Stage) -> int:
     return sum(part.kind is not PartKind.HEAD for part in stage.parts) if stage.is_group else 0
 
 
-def sum_bytes(rows: int, hidden: int, wire: Wire) -> int:
-    """Bytes of one member's part of a sum, as it travels."""
-    return rows * hidden * WIRE_ITEMSIZE[wire]
+def message_bytes(numbers: int, wire: Wire) -> int:
+    """Bytes of so many numbers of a sum, as they travel together: one member's part, or a chunk of it."""
+    if wire is Wire.INT8:
+        return -(-numbers // _INT8_BLOCK) * (_INT8_BLOCK + _SCALE_BYTES)
+    return numbers * _ITEMSIZE[wire]
 
 
 def chunk_lengths(elements: int, members: int) -> list[int]:
@@ -40,7 +43,7 @@ def chunk_lengths(elements: int, members: int) -> list[int]:
     return [elements // members + (chunk < elements % members) for chunk in range(members)]
 
 
-def sum_traffic(algorithm: Algorithm, nodes: Sequence[NodeName], elements: int, itemsize: int) -> Traffic:
+def sum_traffic(algorithm: Algorithm, nodes: Sequence[NodeName], elements: int, wire: Wire) -> Traffic:
     """What one all-reduce of parts of so many numbers puts on the links of a group.
 
     In a ring, member i of N sends chunk (i - h) mod N in hop h of the reduce-scatter and chunk (i + 1 - h) mod N in hop
@@ -53,7 +56,7 @@ def sum_traffic(algorithm: Algorithm, nodes: Sequence[NodeName], elements: int, 
     }[algorithm](nodes, elements)
     counts: Counter[tuple[NodeName, NodeName]] = Counter()
     for source, target, numbers in pairs:
-        counts[source, target] += numbers * itemsize
+        counts[source, target] += message_bytes(numbers, wire)
     return dict(counts)
 
 
@@ -61,9 +64,9 @@ def stage_traffic(stage: Stage, step: PackedStep, spec: ModelSpec, agreement: Ag
     """What a step puts on the links of a stage's group: all its sums, and its gather of logits (float32)."""
     if not stage.is_group:
         return {}
-    itemsize = WIRE_ITEMSIZE[agreement.wire]
-    algorithm = agreement.algorithm(sum_bytes(step.rows, spec.hidden, agreement.wire))
-    one = sum_traffic(algorithm, stage.nodes, step.rows * spec.hidden, itemsize)
+    elements = step.rows * spec.hidden
+    algorithm = agreement.algorithm(message_bytes(elements, agreement.wire))
+    one = sum_traffic(algorithm, stage.nodes, elements, agreement.wire)
     counts = Counter({link: nbytes * sums_per_step(stage) for link, nbytes in one.items()})
     counts.update(logits_traffic(stage, len(step.sampled_rows()), spec))
     return dict(counts)
@@ -74,7 +77,7 @@ def logits_traffic(stage: Stage, sampled: int, spec: ModelSpec) -> Traffic:
     if not stage.has_head:
         return {}
     held = {share.node: axis_range(spec, PartKind.HEAD, share) for share in stage.shares[1:]}
-    return {(node, stage.nodes[0]): sampled * (end - first) * LOGIT_BYTES for node, (first, end) in held.items()}
+    return {(node, stage.nodes[0]): sampled * (end - first) * _LOGIT_BYTES for node, (first, end) in held.items()}
 
 
 def _star(nodes: Sequence[NodeName], elements: int) -> Iterator[tuple[NodeName, NodeName, int]]:

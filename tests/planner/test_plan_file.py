@@ -129,9 +129,9 @@ def test_groups_by_proportions_and_by_shares(smollm2):
     _, layers, head = plan.routes[0].stages
     kept = {"residency": Residency.STREAMED, "window": 2}
     assert layers.shares == (
-        Share("desktop", (0, 1), (0, 1024), **kept),
-        Share("laptop", (1, 2), (1024, 1280), **kept),
-        Share("nas", (2, 3), (1280, 1536), **kept),
+        Share("desktop", None, (0, 1024), heads=(0, 6), **kept),
+        Share("laptop", None, (1024, 1280), heads=(6, 8), **kept),
+        Share("nas", None, (1280, 1536), heads=(8, 9), **kept),
     )
     assert layers.all_reduce == AllReduce(Algorithm.DIRECT) and head.all_reduce == AllReduce()
     assert head.shares == (Share("nas", None, None, (0, 16384), (0, 9)), Share("laptop", None, None, (16384, 49152)))
@@ -139,7 +139,7 @@ def test_groups_by_proportions_and_by_shares(smollm2):
     assert described["stages"][1]["all_reduce"] == {"algorithm": "direct"}
     assert described["stages"][1]["shares"][1] == {
         "node": "laptop",
-        "kv_heads": "1-1",
+        "heads": "6-7",
         "ffn_columns": "1024-1279",
         "residency": "streamed",
         "window": 2,

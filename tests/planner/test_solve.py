@@ -224,6 +224,13 @@ GOALS = st.builds(
 )
 
 
+def test_tokens_enter_at_the_engine_though_another_node_would_close_the_ring(homes):
+    spec, goal = homes.model(6, heads=3, kv_heads=1), Goal(dtype="bfloat16", kv_tokens=4096, rounds=2)
+    memory = {"n0": 67424768, "n1": 67506944, "n2": 68413440}
+    home = homes.fleet(*(homes.node(name, 1.0, size) for name, size in memory.items()), engine="n2")
+    assert solve(home, spec, goal).routes[0].stages[0].node == "n2"
+
+
 @settings(max_examples=200)
 @given(st.data())
 def test_every_plan_is_valid_and_within_memory(homes, data):

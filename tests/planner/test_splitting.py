@@ -48,13 +48,16 @@ def test_one_node_has_all_of_it(smollm2):
     assert split_shares(smollm2, tuple(smollm2.parts()), [whole], [Fraction(3)]) == (whole,)
 
 
-def test_more_nodes_than_kv_heads_share_them(homes, smollm2):
+def test_nodes_share_kv_heads_where_those_are_too_few_or_too_large(homes, smollm2):
     spec = homes.model(1, heads=16, kv_heads=2)
     assert heads(spec, 1, 1, 1, 5) == [(0, 3), (3, 6), (6, 8), (8, 16)]
     assert heads(spec, 1, 1, 6) == [(0, 4), (4, 8), (8, 16)]
     assert heads(homes.model(1, heads=8, kv_heads=2), 1, 1, 1, 1) == [(0, 2), (2, 4), (4, 6), (6, 8)]
     assert heads(smollm2, 9, 1, 1, 1) == [(0, 6), (6, 7), (7, 8), (8, 9)]
     assert split(smollm2, 9, 1, 1, 1)[0].kv_heads is None
+    assert heads(smollm2, 5, 2, 1) == [(0, 6), (6, 8), (8, 9)], "a KV head each would keep the last one waited for"
+    assert split(smollm2, 5, 1)[1] == Share("n1", (2, 3), (1280, 1536), (40960, 49152)), "it has two, or one, whole"
+    assert split(homes.model(1, heads=8, kv_heads=2), 9, 1)[1].kv_heads == (1, 2)
 
 
 def test_columns_are_whole_blocks_where_there_are_enough(homes):
@@ -62,12 +65,14 @@ def test_columns_are_whole_blocks_where_there_are_enough(homes):
         return [share.ffn_columns[1] - share.ffn_columns[0] for share in split(homes.model(1, ffn=ffn), *weights)]
 
     assert columns(1024, 5, 2, 1) == [512, 256, 256]
+    assert columns(768, 5, 2, 1) == [480, 192, 96], "a block would be more than twice the last one's share"
     assert columns(512, 5, 2, 1) == [320, 128, 64]
     assert columns(96, 5, 2, 1, 1) == [53, 21, 11, 11]
 
 
 def test_what_cannot_be_split(homes):
-    for spec, what in ((homes.model(1), "4 query heads"), (homes.model(1, ffn=4, heads=8), "4 FFN columns")):
+    many = homes.model(1, ffn=4, heads=8)
+    for spec, what in ((homes.model(1), "4 query heads"), (many, "4 FFN columns")):
         with pytest.raises(SplitError, match=f"the model's {what} do not go to 5 nodes; leave nodes out"):
             split(spec, 1, 1, 1, 1, 1)
     with pytest.raises(ValueError, match="in the proportions"):

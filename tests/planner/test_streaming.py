@@ -10,7 +10,7 @@ from potluck.planner.executable import executable_stages
 from potluck.planner.goal import Goal
 from potluck.planner.memory import NODE_OVERHEAD, node_bytes, steps_at_once, stream_budgets
 from potluck.planner.offers import ENDS, Request
-from potluck.planner.plan import Residency
+from potluck.planner.plan import Residency, Share
 from potluck.planner.plan_file import plan_from_data, plan_to_data
 from potluck.planner.predict import predict
 from potluck.planner.solve import DoesNotFit, solve
@@ -149,3 +149,69 @@ def test_every_streaming_plan_is_sound(homes, data):
         assert bool(size.streamed) == (node in budgets)
         assert not size.streamed or budgets[node] >= size.window
     assert set(ENDS) <= {part for stage in plan.routes[0].stages for part in stage.parts}
+
+
+# Windows by hand, and groups ------------------------------------------------------------------------------------------
+
+
+def by_hand(homes, *stages):
+    return homes.plan(*stages, dtype="bfloat16", kv_tokens=512)
+
+
+def test_a_window_is_the_most_that_is_in_memory(homes, smollm2):
+    parts = (homes.EMBEDDING, range(30), homes.HEAD)
+
+    def plan(window):
+        stage = homes.stage("a", *parts)
+        share = dataclasses.replace(stage.shares[0], residency=Residency.STREAMED, window=window)
+        return by_hand(homes, dataclasses.replace(stage, shares=(share,)))
+
+    layer = Request(smollm2, Goal(dtype="bfloat16", kv_tokens=512)).layer_weights
+    roomy = homes.fleet(homes.node("a", memory=8 << 30))
+    budgets = {window: stream_budgets(plan(window), roomy, smollm2)["a"] for window in (None, 1, 2, 29, 99)}
+    assert {window: budget // layer for window, budget in budgets.items()} == {None: 30, 1: 1, 2: 2, 29: 29, 99: 30}
+    assert all(window * layer <= budgets[window] < (window + 1) * layer for window in (1, 2, 29))
+    sizes = [node_bytes(plan(window), smollm2)["a"].total for window in (None, 1, 2)]
+    assert sizes[0] == sizes[1] == sizes[2] - layer
+    enough = homes.fleet(homes.node("a", memory=sizes[2]))
+    validate(plan(2), enough, smollm2)
+    assert stream_budgets(plan(2), enough, smollm2)["a"] == 2 * layer, "no more than there is"
+    with pytest.raises(PlanError, match=r"for those that come and go.*name a smaller window, move layers"):
+        validate(plan(3), enough, smollm2)
+    with pytest.raises(PlanError, match="stage 1: node 'a' has a window of 0 layers; it needs at least 1"):
+        validate(plan(0), roomy, smollm2)
+    resident = dataclasses.replace(plan(2).routes[0].stages[0], shares=(Share("a", window=2),))
+    with pytest.raises(PlanError, match="node 'a' has a window; it needs residency streamed"):
+        validate(by_hand(homes, resident), roomy, smollm2)
+
+
+def test_members_of_a_group_stream_each_for_themselves(homes, smollm2):
+    streamed, layers = Residency.STREAMED, homes.stage("a", range(30))
+    shares = (
+        Share("a", (0, 1), (0, 1024)),
+        Share("b", (1, 2), (1024, 1280), residency=streamed),
+        Share("c", (2, 3), (1280, 1536), residency=streamed, window=2),
+    )
+    group = dataclasses.replace(layers, shares=shares)
+    plan = by_hand(homes, homes.stage("a", homes.EMBEDDING), group, homes.stage("a", homes.HEAD))
+    fleet = homes.fleet(*(homes.node(name, memory=4 << 30, disk_bandwidth=DISK) for name in "abc"))
+    validate(plan, fleet, smollm2)
+    executable_stages(plan)
+    sizes, budgets = node_bytes(plan, smollm2), stream_budgets(plan, fleet, smollm2)
+    assert set(budgets) == {"b", "c"} and sizes["b"].streamed == sizes["c"].streamed == sizes["b"].weights
+    assert budgets["b"] == sizes["b"].streamed and budgets["c"] == sizes["c"].streamed * 5 // 60
+    assert predict(plan, fleet, smollm2, GOAL).time_per_token >= sizes["b"].streamed / DISK
+
+
+def test_steps_at_once_with_groups(homes):
+    def group(names, *parts):
+        return dataclasses.replace(homes.stage("a", *parts), shares=tuple(Share(name) for name in names))
+
+    apart = homes.plan(group("ab", homes.EMBEDDING, range(2)), group("cde", range(2, 4), homes.HEAD))
+    assert steps_at_once(apart) == 2, "one for each group"
+    again = homes.plan(homes.stage("a", homes.EMBEDDING), group("ab", range(4)), homes.stage("c", homes.HEAD))
+    assert steps_at_once(again) == 1, "two could wait for each other"
+    ring = homes.plan(homes.stage("a", range(2)), homes.stage("b", range(2, 4)), homes.stage("a", homes.HEAD))
+    assert steps_at_once(ring) == 2
+    away = dataclasses.replace(apart.routes[0].stages[1], shares=(Share("c", residency=Residency.STREAMED), Share("d")))
+    assert steps_at_once(homes.plan(apart.routes[0].stages[0], away)) == 1

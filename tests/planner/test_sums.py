@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from potluck.planner.agreement import Agreement
 from potluck.planner.all_reduce import Algorithm, Wire
 from potluck.planner.plan import Share
-from potluck.planner.sums import chunk_lengths, logits_traffic, stage_traffic, sum_traffic, sums_per_step
+from potluck.planner.sums import chunk_lengths, logits_traffic, message_bytes, stage_traffic, sum_traffic, sums_per_step
 from potluck.proto.step import Outputs, Run, Step
+from potluck.worker.sums import chunk_sizes
+from potluck.worker.wires import wire_of
 
 NAMES = "abcdefgh"
 STEP = Step(1, [Run(1, 9, [7], [], Outputs.LAST), Run(3, 0, [1] * 4, [1], Outputs.NONE)])
@@ -23,10 +25,10 @@ def sent(traffic, node):
 @given(st.integers(2, 8), st.integers(0, 5000))
 def test_bytes_by_algorithm_and_member(count, elements):
     nodes = NAMES[:count]
-    star, direct = (sum_traffic(one, nodes, elements, 4) for one in (Algorithm.STAR, Algorithm.DIRECT))
+    star, direct = (sum_traffic(one, nodes, elements, Wire.FLOAT32) for one in (Algorithm.STAR, Algorithm.DIRECT))
     assert [sent(star, node) for node in nodes] == [(count - 1) * elements * 4] + [elements * 4] * (count - 1)
     assert {sent(direct, node) for node in nodes} == {(count - 1) * elements * 4}
-    ring = sum_traffic(Algorithm.RING, nodes, elements, 2)
+    ring = sum_traffic(Algorithm.RING, nodes, elements, Wire.BFLOAT16)
     assert sum(ring.values()) == 2 * (count - 1) * elements * 2
     assert set(ring) == {(nodes[i], nodes[(i + 1) % count]) for i in range(count)}
 
@@ -45,8 +47,14 @@ def test_a_ring_played_out_sums_every_number_and_sends_what_is_counted(count, el
             bytes_sent[member] += lengths[chunk]
             have[(member + 1) % count][chunk] |= messages[member]
     assert all(chunk == set(range(count)) for member in have for chunk in member)
-    ring = sum_traffic(Algorithm.RING, NAMES[:count], elements, 1)
-    assert [sent(ring, node) for node in NAMES[:count]] == bytes_sent
+    ring = sum_traffic(Algorithm.RING, NAMES[:count], elements, Wire.FLOAT32)
+    assert [sent(ring, node) for node in NAMES[:count]] == [4 * numbers for numbers in bytes_sent]
+
+
+@given(st.integers(0, 5000), st.integers(2, 8), st.sampled_from(Wire))
+def test_the_worker_counts_alike(numbers, count, wire):
+    assert message_bytes(numbers, wire) == wire_of(wire).nbytes(numbers)
+    assert chunk_lengths(numbers, count) == chunk_sizes(numbers, count)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from potluck.models.open import open_checkpoint, read_spec
 from potluck.planner.executable import executable_stages
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
 from potluck.planner.goal import Goal
+from potluck.planner.memory import steps_at_once
 from potluck.planner.plan import Plan, Route, Share, Stage
 from potluck.planner.solve import solve
 from potluck.planner.validate import validate
@@ -121,7 +122,7 @@ class Rig:
                 assignment.checkpoint, assignment.fingerprint = other.path, other.fingerprint
             self.callers.load({node: assignment}, lambda *_: None)
         engine = ServingEngine("model", 2048, Metrics())
-        limits = Limits(kv_blocks(plan), BLOCK_SIZE, 2048, max_rows, len(plan.nodes))
+        limits = Limits(kv_blocks(plan), BLOCK_SIZE, 2048, max_rows, steps_at_once(plan))
         observers = Observers(engine.delivered, engine.stepped, lambda node, why: engine.detach(f"{node}: {why}"))
         self.scheduler = RecordedSteps(limits)
         self.driver = Driver(self.epoch, self.scheduler, entries(plan), observers)
