@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from potluck.models.roles import NORMS, Role, TensorKey, keys_of
 from potluck.models.spec import ModelSpec, Part, PartKind
 from potluck.planner.costs import kv_bytes_per_token, tensor_bytes
-from potluck.planner.fleet import Fleet, NodeName
+from potluck.planner.fleet import DeviceKind, Fleet, NodeName
 from potluck.planner.plan import Plan, Purpose, Residency, Share
 
 # Beside weights and KV a worker holds the rows of a step, its logits and block tables: about 40 MB for 512 rows of a
@@ -20,6 +20,7 @@ from potluck.planner.plan import Plan, Purpose, Residency, Share
 NODE_OVERHEAD = 64 * 2**20
 
 _COPIED = NORMS | {Role.O_BIAS}
+_NO_KINDS: Mapping[NodeName, DeviceKind] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,22 @@ class _Kv(NamedTuple):
     fraction: Fraction
 
 
-def node_bytes(plan: Plan, spec: ModelSpec) -> dict[NodeName, NodeBytes]:
+def node_bytes(
+    plan: Plan, spec: ModelSpec, kinds: Mapping[NodeName, DeviceKind] = _NO_KINDS
+) -> dict[NodeName, NodeBytes]:
     """Bytes on every node of a plan, in order of appearance; what two stages of a node share counts once.
 
     Routes of drafts are of another model and are not counted.
+
+    Args:
+        plan, spec: what lies where.
+        kinds: what nodes compute on (`Fleet.kinds`): quantised weights take more on a GPU. A CPU where none is named.
     """
+
+    def size(node: NodeName, held: set[_Tensor]) -> int:
+        kind = kinds.get(node, "cpu")
+        return sum(ceil(tensor_bytes(spec, piece.key, plan.dtype, kind) * piece.fraction) for piece in held)
+
     tensors: defaultdict[NodeName, set[_Tensor]] = defaultdict(set)
     streamed: defaultdict[NodeName, dict[int, int]] = defaultdict(dict)
     kv: defaultdict[NodeName, set[_Kv]] = defaultdict(set)
@@ -67,13 +79,13 @@ def node_bytes(plan: Plan, spec: ModelSpec) -> dict[NodeName, NodeBytes]:
         tensors[share.node].update(held)
         if share.residency is Residency.STREAMED and part.layer is not None:
             layers = streamed[share.node]
-            layers[part.layer] = layers.get(part.layer, 0) + _bytes(spec, held, plan.dtype)
+            layers[part.layer] = layers.get(part.layer, 0) + size(share.node, held)
         if part.kind is PartKind.ATTENTION:
             kv[share.node].add(_kv(spec, part, share))
     token = plan.kv_tokens * kv_bytes_per_token(spec, plan.dtype)
     return {
         node: NodeBytes(
-            weights=_bytes(spec, tensors[node], plan.dtype),
+            weights=size(node, tensors[node]),
             kv=sum(ceil(token * piece.fraction) for piece in kv[node]),
             streamed=sum(streamed[node].values()),
             window=max(streamed[node].values(), default=0),
@@ -84,7 +96,7 @@ def node_bytes(plan: Plan, spec: ModelSpec) -> dict[NodeName, NodeBytes]:
 
 def stream_budgets(plan: Plan, fleet: Fleet, spec: ModelSpec) -> dict[NodeName, int]:
     """Bytes that every node which streams layers may use for them."""
-    sizes = node_bytes(plan, spec)
+    sizes = node_bytes(plan, spec, fleet.kinds)
     return {node: size.stream_budget(fleet.node(node).device.memory) for node, size in sizes.items() if size.streamed}
 
 
@@ -100,10 +112,6 @@ def streams(plan: Plan) -> bool:
     """Whether any layer is read from disk for every step."""
     stages = [stage for route in plan.routes for stage in route.stages]
     return any(share.residency is Residency.STREAMED for stage in stages for share in stage.shares)
-
-
-def _bytes(spec: ModelSpec, held: set[_Tensor], dtype: str) -> int:
-    return sum(ceil(tensor_bytes(spec, piece.key, dtype) * piece.fraction) for piece in held)
 
 
 def axis_of(kind: PartKind) -> str:

@@ -119,7 +119,7 @@ def _check_groups(route: Route, spec: ModelSpec, place: str) -> None:
 
 
 def _check_memory(plan: Plan, fleet: Fleet, spec: ModelSpec) -> None:
-    for name, size in node_bytes(plan, spec).items():
+    for name, size in node_bytes(plan, spec, fleet.kinds).items():
         has = fleet.node(name).device.memory
         if size.total > has:
             raise PlanError(
