@@ -5,7 +5,7 @@ Called from one thread. Windows of one node share weights, KV and what was worke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,14 +17,15 @@ from potluck.models.rope import inverse_frequencies
 from potluck.models.spec import ModelSpec, Rope
 from potluck.proto.step import Outcome, Step
 from potluck.worker.batch import Batch, BatchBuilder
-from potluck.worker.decoder import Layer, embed, logits
+from potluck.worker.decoder import embed, logits
 from potluck.worker.kv import BlockTables, new_pools
+from potluck.worker.layers import LayerMaker, Layers, on_host
 from potluck.worker.operations import operations_of
 from potluck.worker.pieces import Unit
 from potluck.worker.residence import Matrix
 from potluck.worker.sampler import Sampler
 from potluck.worker.streaming import Streamer
-from potluck.worker.weights import Assembly, HeadWeights, LayerWeights, WeightSource, bytes_of
+from potluck.worker.weights import Assembly, HeadWeights, WeightSource, bytes_of
 from potluck.worker.windows import (
     ShardConfig,
     Window,
@@ -67,8 +68,7 @@ class Shard:
         self._underway: dict[int, _Underway] = {}
         self._number = 0
         self._embedding: Matrix | None = None
-        self._layers: dict[int, Layer] = {}
-        self._coming: dict[int, Callable[[], Layer]] = {}
+        self._layers = Layers()
         self._head: HeadWeights | None = None
         self._weights: WeightSource | None = None
         self._streamer: Streamer | None = None
@@ -76,7 +76,7 @@ class Shard:
         paging = Paging(config.block_size, None, config.dtype, config.device)
         owned = [spec.layers[layer] for layer in layers_of(windows)]
         self._operations = operations_of(config.kernels, spec.heads // spec.kv_heads)
-        self._builder = BatchBuilder(owned, paging, self._rotary_table, self._operations.plan)
+        self._builder = BatchBuilder(owned, paging, self._rotary_table, self._operations)
 
     @staticmethod
     def required_bytes(spec: ModelSpec, windows: Sequence[Window], config: ShardConfig) -> tuple[int, int]:
@@ -135,21 +135,20 @@ class Shard:
         if any(window.embedding for window in windows):
             self._embedding = assembly.embedding(placed[Unit("embedding")])
         like = torch.empty(0, dtype=config.dtype, device=config.device)
-        for number, pool in new_pools(layers_of(windows), self._spec, config.kv_shape, like).items():
-            self._add_layer(number, partial(assembly.layer, number, placed[Unit("layer", number)]), pool)
+        pools = new_pools(layers_of(windows), self._spec, config.kv_shape, like)
+        sources = {number: partial(assembly.layer, number, placed[Unit("layer", number)]) for number in pools}
+        self._layers = self._made_layers(LayerMaker(self._spec, self._operations, pools, sources))
         if any(window.head for window in windows):
             matrix = Unit("embedding") if self._spec.tied_head else Unit("head")
             self._head = assembly.head(placed[Unit("output_norm")], matrix, placed[matrix])
 
-    def _add_layer(self, number: int, weights: Callable[[], LayerWeights], pool_NS2KE: torch.Tensor) -> None:
-        def make() -> Layer:
-            return Layer(self._spec, self._spec.layers[number], weights(), pool_NS2KE, self._operations)
+    def _made_layers(self, maker: LayerMaker) -> Layers:
+        streamed = [unit.layer for unit in self.streamed_units if unit.layer is not None]
+        if self._config.kernels == "cpu":
+            return on_host(maker, streamed, self._streamer)
+        from potluck.worker.gpu.layers import on_gpu
 
-        if self._config.kernels == "gpu" and Unit("layer", number) in self.streamed_units:
-            # What comes and goes in the host's memory must be copied to the device each time.
-            self._coming[number] = make
-        else:
-            self._layers[number] = make()
+        return on_gpu(maker, streamed, self._streamer, self._config)
 
     def close(self) -> None:
         """No step will run any more."""
@@ -157,9 +156,14 @@ class Shard:
             self._weights.close()
 
     @property
-    def streamer(self) -> Streamer | None:
-        """What brings in the units that do not stay in memory."""
-        return self._streamer
+    def stall_seconds(self) -> float:
+        """Seconds that computing waited for weights that do not stay."""
+        return self._layers.coming.stall_seconds if self._layers.coming else 0.0
+
+    @property
+    def brought_bytes(self) -> int:
+        """Bytes of weights that were brought for steps."""
+        return self._layers.coming.brought_bytes if self._layers.coming else 0
 
     def prepared(self, number: int) -> Step | None:
         """The step of this number if it was prepared and still has windows of this shard to pass."""
@@ -205,7 +209,7 @@ class Shard:
             del self._underway[step.number]
         x_TD = self._enter(window, underway, x_TD)
         if len(x_TD):
-            x_TD = self._through(window.layers, x_TD, underway.batch)
+            x_TD = self._layers.run(window.layers, x_TD, underway.batch)
         wants_sampled = window.next_wants_sampled or (window.head and not is_head_only(window))
         if wants_sampled and underway.batch.sampled_R is not None:
             x_TD = x_TD.index_select(0, underway.batch.sampled_R)
@@ -213,17 +217,6 @@ class Shard:
         if self._weights is not None:
             self._weights.check()
         return out
-
-    def _through(self, layers: range, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
-        streamer = self._streamer
-        for number in layers:
-            if streamer is None:
-                x_TD = self._layers[number].forward(x_TD, batch)
-                continue
-            with streamer.here(Unit("layer", number)):
-                layer = self._coming[number]() if number in self._coming else self._layers[number]
-                x_TD = layer.forward(x_TD, batch)
-        return x_TD
 
     def _arrive(self, step: Step) -> _Underway:
         if step.number != self._number + 1:
