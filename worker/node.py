@@ -54,7 +54,7 @@ class NodeConfig:
     """What the command line says about this node.
 
     `memory` is its budget in bytes, None for what is free on the device; `threads` 0 means one per physical core;
-    `device` is auto, cpu or cuda; `held_layers` of those streamed are on a GPU at once, None: as many as are fastest.
+    `device` is auto, cpu or cuda; `gpu` is heeded where it is a GPU.
     """
 
     name: str
@@ -64,7 +64,7 @@ class NodeConfig:
     threads: int
     emulation: Emulation
     device: str = "cpu"
-    held_layers: int | None = None
+    gpu: GpuOptions = GpuOptions()
 
 
 class Node:
@@ -116,7 +116,7 @@ class Node:
             LoadRefused, FrameError: it cannot be loaded; nothing of it is kept.
         """
         share = read_assignment(assignment, self._config.name, self._device)
-        share = replace(share, config=replace(share.config, gpu=GpuOptions(held=self._config.held_layers)))
+        share = replace(share, config=replace(share.config, gpu=self._config.gpu))
         with self._loading, self.epochs.loading(assignment.epoch):
             weights, kv = Shard.required_bytes(share.spec, share.windows, share.config)
             streamed = Shard.streamed_bytes(share.spec, share.windows, share.config)

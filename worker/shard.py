@@ -134,13 +134,14 @@ class Shard:
         self._weights, self._streamer = weights, weights.streamer
         if any(window.embedding for window in windows):
             self._embedding = assembly.embedding(placed[Unit("embedding")])
-        like = torch.empty(0, dtype=config.dtype, device=config.device)
-        pools = new_pools(layers_of(windows), self._spec, config.kv_shape, like)
-        sources = {number: partial(assembly.layer, number, placed[Unit("layer", number)]) for number in pools}
-        self._layers = self._made_layers(LayerMaker(self._spec, self._operations, pools, sources))
         if any(window.head for window in windows):
             matrix = Unit("embedding") if self._spec.tied_head else Unit("head")
             self._head = assembly.head(placed[Unit("output_norm")], matrix, placed[matrix])
+        like = torch.empty(0, dtype=config.dtype, device=config.device)
+        pools = new_pools(layers_of(windows), self._spec, config.kv_shape, like)
+        sources = {number: partial(assembly.layer, number, placed[Unit("layer", number)]) for number in pools}
+        # Last: how many streamed layers a GPU holds depends on what everything else has left.
+        self._layers = self._made_layers(LayerMaker(self._spec, self._operations, pools, sources))
 
     def _made_layers(self, maker: LayerMaker) -> Layers:
         streamed = [unit.layer for unit in self.streamed_units if unit.layer is not None]

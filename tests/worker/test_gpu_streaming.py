@@ -1,18 +1,23 @@
 """Layers that a GPU's memory does not hold: on the GPU if there is one, else through the interpreter."""
 
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
 from potluck.kernels import packed
 from potluck.models.open import open_checkpoint, read_spec
+from potluck.worker import __main__ as command_line
 from potluck.worker.gpu import layers as gpu_layers
 from potluck.worker.gpu.coming import CopiedLayers, MadeLayers
 from potluck.worker.gpu.flat import flatten, weights_over
+from potluck.worker.gpu.pinned import PinnedMemory, pinned_bytes
 from potluck.worker.packing import Packer
 from potluck.worker.pieces import Unit, pieces_of
 from potluck.worker.shard import Shard, ShardConfig, Window
@@ -160,3 +165,33 @@ def test_a_flat_layer_is_the_same_weights(tiny_model, tiny_gguf, encoding):
     assert again.attention_post_norm is None
     assert again.output.dtype == weights.output.dtype
     assert torch.equal(again.qkv(x_TD), weights.qkv(x_TD))
+
+
+@given(st.lists(st.integers(1, 1 << 20), min_size=1, max_size=40))
+def test_pinned_memory_is_taken_in_few_powers_of_two(sizes):
+    taken = pinned_bytes(sizes)
+    assert sum(sizes) <= taken <= 2 * sum(sizes) + 2 * max(sizes)
+    memory = PinnedMemory(sum(sizes), torch.device("cpu"))
+    slabs = {}
+    for number, size in enumerate(sizes):
+        piece = memory.take(size)
+        assert len(piece) == size and not piece.is_pinned()
+        piece.fill_(number)
+        slabs.setdefault(piece.untyped_storage().data_ptr(), []).append((number, piece))
+    assert sum(pieces[0][1].untyped_storage().nbytes() for pieces in slabs.values()) == taken
+    assert all((piece == number).all() for pieces in slabs.values() for number, piece in pieces)
+
+
+def test_layers_of_a_usual_size_waste_little():
+    layer = 150 << 20
+    assert pinned_bytes([layer] * 24) < 1.2 * 24 * layer
+
+
+def test_the_flag_takes_a_number_of_layers(monkeypatch, capsys):
+    words = ["worker", "--node", "attic", "--cache", "/tmp", "--held-layers"]
+    monkeypatch.setattr(sys, "argv", [*words, "3"])
+    assert command_line._parse().held_layers == 3
+    monkeypatch.setattr(sys, "argv", [*words, "0"])
+    with pytest.raises(SystemExit):
+        command_line._parse()
+    assert "at least 1 must be there" in capsys.readouterr().err

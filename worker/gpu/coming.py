@@ -70,6 +70,8 @@ class MadeLayers:
     def layer(self, number: int) -> Iterator[Layer]:
         """A layer, made from what is in the host's memory for this long."""
         with self._streamer.here(Unit("layer", number)):
+            # Else what was launched before would count as a wait for this.
+            wait_for(self._device)
             begun = time.perf_counter()
             layer = self._maker.made(number)
             wait_for(self._device)

@@ -16,6 +16,7 @@ from potluck.worker.device import device_memory, wait_for
 from potluck.worker.gpu.coming import CopiedLayers, MadeLayers
 from potluck.worker.gpu.decode import CapturedDecode
 from potluck.worker.gpu.flat import FlatLayer, flatten, weights_over
+from potluck.worker.gpu.pinned import PinnedMemory, pinned_bytes
 from potluck.worker.gpu.places import StepPlaces
 from potluck.worker.layers import ComingLayers, LayerMaker, Layers
 from potluck.worker.pieces import Unit
@@ -58,29 +59,27 @@ def on_gpu(maker: LayerMaker, streamed: Sequence[int], streamer: Streamer | None
 
 def _coming(gpu: _Gpu, streamed: Sequence[int], streamer: Streamer) -> ComingLayers:
     config = gpu.config
-    needed = sum(_pinned_bytes(_layer_bytes(gpu, number)) for number in streamed)
-    allowed = probe.free_memory(config.gpu.host_bytes)
+    sizes = [_layer_bytes(gpu, number) for number in streamed]
+    needed, allowed = pinned_bytes(sizes), probe.free_memory(config.gpu.host_bytes)
     if needed > allowed:
         _LOG.warning(
             "%d MiB of host memory for the streamed layers, %d MiB are free: they are laid out anew for every step",
             *(needed >> 20, allowed >> 20),
         )
         return MadeLayers(gpu.maker, streamer, config.device)
-    flats = _flattened(gpu, streamed, streamer)
+    flats = _flattened(gpu, dict(zip(streamed, sizes, strict=True)), streamer)
     return CopiedLayers(gpu.maker, flats, _plan(gpu, flats, streamer.budget), config.device)
 
 
-def _flattened(gpu: _Gpu, streamed: Sequence[int], streamer: Streamer) -> dict[int, FlatLayer]:
+def _flattened(gpu: _Gpu, sizes: Mapping[int, int], streamer: Streamer) -> dict[int, FlatLayer]:
     """The layers in pinned host memory; nothing is read from their files any more."""
-    pinned = gpu.config.device.type == "cuda"
+    memory = PinnedMemory(sum(sizes.values()), gpu.config.device)
     flats = {}
     try:
-        for number in streamed:
+        for number in sizes:
             with streamer.here(Unit("layer", number)):
                 # Laid out on the device, which is quicker at it, and copied back.
-                flats[number] = flatten(
-                    gpu.maker.weights[number](), lambda size: torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
-                )
+                flats[number] = flatten(gpu.maker.weights[number](), memory.take)
     except StreamError as error:
         raise ShardFileError(str(error)) from None
     streamer.close()
@@ -127,8 +126,3 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
 
 def _layer_bytes(gpu: _Gpu, number: int) -> int:
     return bytes_of(gpu.maker.spec, [Unit("layer", number)], gpu.config.form, gpu.config.residence)
-
-
-def _pinned_bytes(size: int) -> int:
-    # What torch takes for a pinned tensor.
-    return int(1 << (size - 1).bit_length())
