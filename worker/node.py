@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -64,7 +64,7 @@ class NodeConfig:
     threads: int
     emulation: Emulation
     device: str = "cpu"
-    gpu: GpuOptions = GpuOptions()
+    gpu: GpuOptions = field(default_factory=GpuOptions)
 
 
 class Node:
