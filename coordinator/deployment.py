@@ -19,13 +19,14 @@ from potluck.coordinator.heartbeats import Heartbeats
 from potluck.coordinator.remaining import goal_over, without
 from potluck.coordinator.scheduler.scheduler import Limits, Scheduler
 from potluck.coordinator.serving import DeploymentError, ModelFiles, Observer, Serving
-from potluck.models.spec_codec import pack_spec
+from potluck.planner.agreement import agreements
+from potluck.planner.executable import executable_stages
 from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.memory import steps_at_once, stream_budgets
 from potluck.planner.plan import Plan
 from potluck.planner.predict import predict
 from potluck.planner.solve import DoesNotFit, solve
-from potluck.planner.validate import PlanError, single_node_stages, validate
+from potluck.planner.validate import PlanError, validate
 from potluck.proto.link import LinkTarget
 from potluck.proto.shaper import Shape
 
@@ -122,7 +123,7 @@ class Deployment:
         goal = goal_over(self._serving.goal, fleet)
         plan = plan or solve(fleet, self._model.spec, goal)
         validate(plan, fleet, self._model.spec)
-        single_node_stages(plan)
+        executable_stages(plan)
         if plan.prediction is None:
             plan = replace(plan, prediction=predict(plan, fleet, self._model.spec, goal))
         observer.planned(plan, fleet)
@@ -140,7 +141,7 @@ class Deployment:
         readers = [node.name for node in fleet.nodes if node.checkpoint]
         return Loading(
             self._epoch,
-            pack_spec(self._model.spec),
+            self._model.spec,
             self._model.path,
             self._model.fingerprint,
             self._required_callers().addresses,
@@ -149,6 +150,7 @@ class Deployment:
             sorted(readers, key=lambda node: node != fleet.engine),
             self._serving.max_rows,
             stream_budgets(plan, fleet, self._model.spec),
+            agreements(plan, fleet),
         )
 
     def _new_driver(self, plan: Plan) -> Driver:

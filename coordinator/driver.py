@@ -41,8 +41,8 @@ class Driver:
     """One epoch in service. It has no thread: whoever brings news (a request, a result) packs and sends."""
 
     def __init__(self, epoch: int, scheduler: Scheduler, entries: Mapping[NodeName, int], observers: Observers) -> None:
-        """`entries` are the route's nodes in order, each with its first stage: steps are sent to the first of them,
-        and announced to the others, so that they can prepare while the first computes."""
+        """`entries` are the route's nodes in order, each with its first stage: steps are sent to those of stage 0, and
+        announced to the others, so that they can prepare while the first compute."""
         self.epoch = epoch
         self._scheduler = scheduler
         self._entries = entries

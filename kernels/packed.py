@@ -65,6 +65,11 @@ def can_pack(encoding: str, shape: tuple[int, ...]) -> bool:
     return encoding in _BLOCKS and len(shape) == 2 and shape[1] % _BLOCKS[encoding][0] == 0
 
 
+def block_columns(encoding: str) -> int:
+    """Columns that lie in one block as stored; 1 where numbers are plain."""
+    return _BLOCKS[encoding][0] if encoding in _BLOCKS else 1
+
+
 def packed_size(encoding: str, shape: tuple[int, int]) -> int:
     """Bytes of a packed matrix.
 

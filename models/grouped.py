@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from potluck.models.checkpoint import CheckpointError, TensorEntry
 from potluck.models.grouped_format import GroupedFormat, grouped_format
-from potluck.models.grouped_parts import Bytes, Integers, Parts, unpack
+from potluck.models.grouped_parts import Bytes, Integers, Parts, unpack, unpack_groups
 
 _ROWS_AT_ONCE = 256  # decoding's own temporary memory stays small beside its result
 _HALF_BLOCK = 16
@@ -61,15 +61,24 @@ def grouped_blocks(entry: TensorEntry, raw: memoryview | bytes) -> tuple[str, By
     parts = unpack(entry, raw)
     if not groups_are_full(grouped, parts.group_I):
         raise _not_kept(entry)
-    order_I = np.argsort(parts.group_I, kind="stable").astype(np.int64, copy=False)
+    order_I = _by_group(parts.group_I)
     sorted_already = bool((order_I[:-1] < order_I[1:]).all())
     q_OI = parts.q_OI if sorted_already else parts.q_OI[:, order_I]
     return encoding, _blocks(parts, q_OI, grouped), None if sorted_already else order_I
 
 
+def stored_order(entry: TensorEntry, raw: memoryview | bytes) -> Integers:
+    """The input that every column of `grouped_blocks` multiplies, (I), without unpacking numbers; errors as there."""
+    return _by_group(unpack_groups(entry, raw))
+
+
 def groups_are_full(grouped: GroupedFormat, group_I: npt.NDArray[np.integer]) -> bool:
     """Whether every group has exactly its size in inputs; their groups have to be in range."""
     return bool((np.bincount(group_I, minlength=grouped.groups(len(group_I))) == grouped.group).all())
+
+
+def _by_group(group_I: Integers) -> Integers:
+    return np.argsort(group_I, kind="stable").astype(np.int64, copy=False)
 
 
 def _blocks(parts: Parts, q_OI: Bytes, grouped: GroupedFormat) -> Bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,23 @@ def unpack(entry: TensorEntry, raw: memoryview | bytes) -> Parts:
     Raises:
         CheckpointError: length, encoding and shape disagree, a scale is not finite, or an input's group is none.
     """
+    grouped, found = _tensors(entry, raw)
+    if not np.isfinite(found["scales"]).all():
+        raise CheckpointError(f"tensor {entry.key} is damaged: a scale is not finite; download it again")
+    return Parts(
+        q_OI=_numbers(found["qweight"], grouped),
+        zeros_OG=np.ascontiguousarray(_zeros(found["qzeros"], grouped).T),
+        scales_OG=np.ascontiguousarray(found["scales"].T),
+        group_I=_groups(entry, grouped, found),
+    )
+
+
+def unpack_groups(entry: TensorEntry, raw: memoryview | bytes) -> Integers:
+    """The group of every input alone; errors as `unpack`."""
+    return _groups(entry, *_tensors(entry, raw))
+
+
+def _tensors(entry: TensorEntry, raw: memoryview | bytes) -> tuple[GroupedFormat, dict[str, npt.NDArray[Any]]]:
     check_length(entry, raw)
     grouped = grouped_format(entry.encoding)
     if grouped is None:
@@ -43,17 +61,13 @@ def unpack(entry: TensorEntry, raw: memoryview | bytes) -> Parts:
         data = np.frombuffer(raw, dtype=np.uint8, count=piece.nbytes, offset=start)
         found[piece.name] = data.view("<i4" if piece.dtype == "I32" else "<f2").reshape(piece.shape)
         start += piece.nbytes
-    columns = entry.shape[1]
-    group_I = found.get("g_idx", np.arange(columns) // grouped.group)
-    if not np.isfinite(found["scales"]).all():
-        raise CheckpointError(f"tensor {entry.key} is damaged: a scale is not finite; download it again")
+    return grouped, found
+
+
+def _groups(entry: TensorEntry, grouped: GroupedFormat, found: dict[str, npt.NDArray[Any]]) -> Integers:
+    group_I = found.get("g_idx", np.arange(entry.shape[1]) // grouped.group)
     check_groups(group_I, grouped, f"tensor {entry.key}")
-    return Parts(
-        q_OI=_numbers(found["qweight"], grouped),
-        zeros_OG=np.ascontiguousarray(_zeros(found["qzeros"], grouped).T),
-        scales_OG=np.ascontiguousarray(found["scales"].T),
-        group_I=group_I.astype(np.int64),
-    )
+    return group_I.astype(np.int64)
 
 
 def check_groups(group_I: npt.NDArray[np.integer], grouped: GroupedFormat, name: str) -> None:

@@ -140,7 +140,8 @@ def missing(source: str, names: list[str]) -> CheckpointError:
 
 
 def _fingerprint(spec: ModelSpec, header: bytes, tensors: Iterable[tuple[TensorEntry, Source]]) -> str:
-    digest = blake3(pack_spec(replace(spec, name="")))
+    # The order of columns is in the tensors' own bytes; so files from before the spec knew of it are still found.
+    digest = blake3(pack_spec(replace(spec, name="", ordered=())))
     digest.update(header)
     for entry, source in tensors:
         digest.update(repr(entry).encode())

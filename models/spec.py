@@ -79,6 +79,7 @@ class ModelSpec:
         tied_head: the output head is the embedding matrix.
         encodings: the matrices that the checkpoint stores in a format that is multiplied as it is, by tensor key
             ("3.q"), each with that format. Decides how many bytes they take, never what is computed from them.
+        ordered: those of them whose columns the file stores in another order than the model's (GPTQ's act-order).
     """
 
     name: str
@@ -101,6 +102,7 @@ class ModelSpec:
     post_norms: bool = False
     tied_head: bool = False
     encodings: Mapping[str, str] = field(default_factory=dict, hash=False)
+    ordered: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse shapes that no computation could be right for.

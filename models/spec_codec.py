@@ -21,7 +21,11 @@ _Kind = TypeVar("_Kind", ModelSpec, LayerSpec, Rope, RopeScaling)
 
 def pack_spec(spec: ModelSpec) -> bytes:
     """The spec as msgpack. Equal specs give equal bytes."""
-    return msgspec.msgpack.encode(asdict(spec))
+    raw = asdict(spec)
+    # Fingerprints are made of these bytes: a model without such matrices keeps the one that its shard files are under.
+    if not spec.ordered:
+        del raw["ordered"]
+    return msgspec.msgpack.encode(raw)
 
 
 def unpack_spec(data: bytes) -> ModelSpec:
@@ -36,11 +40,13 @@ def unpack_spec(data: bytes) -> ModelSpec:
         value = msgspec.msgpack.decode(data)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise ValueError(f"the model spec is not msgpack: {error}") from None
-    raw = _exact(ModelSpec, value)
-    layers = raw["layers"]
+    raw = _exact(ModelSpec, {"ordered": []} | value if isinstance(value, dict) else value)
+    layers, ordered = raw["layers"], raw["ordered"]
     if not isinstance(layers, list) or not 1 <= len(layers) <= _MOST_LAYERS:
         raise ValueError(f"the model spec needs a list of 1 to {_MOST_LAYERS} layers")
-    spec = _built(ModelSpec, raw | {"layers": tuple(_layer(layer) for layer in layers)})
+    if not isinstance(ordered, list) or not all(isinstance(key, str) and key in raw["encodings"] for key in ordered):
+        raise ValueError("the model spec's ordered matrices have to be among those with an encoding")
+    spec = _built(ModelSpec, raw | {"layers": tuple(_layer(layer) for layer in layers), "ordered": tuple(ordered)})
     check_ropes(spec)
     return spec
 

@@ -9,8 +9,9 @@ from fractions import Fraction
 from math import ceil
 from typing import NamedTuple
 
-from potluck.models.roles import NORMS, Role, TensorKey, keys_of
+from potluck.models.roles import TensorKey, keys_of
 from potluck.models.spec import ModelSpec, Part, PartKind
+from potluck.planner.axes import Range, axis_range, kv_heads, local_spec, query_heads
 from potluck.planner.costs import kv_bytes_per_token, tensor_bytes
 from potluck.planner.fleet import DeviceKind, Fleet, NodeName
 from potluck.planner.plan import Plan, Purpose, Residency, Share
@@ -19,18 +20,21 @@ from potluck.planner.plan import Plan, Purpose, Residency, Share
 # model with a vocabulary of 150,000, since only sampled rows have logits.
 NODE_OVERHEAD = 64 * 2**20
 
-_COPIED = NORMS | {Role.O_BIAS}
 _NO_KINDS: Mapping[NodeName, DeviceKind] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class NodeBytes:
-    """Bytes of weights and KV on one node; `streamed` of the weights come and go, at least `window` at once."""
+    """Bytes of weights and KV on one node.
+
+    `streamed` of the weights come and go: at least `window` of them are in memory at once, at most `most`.
+    """
 
     weights: int
     kv: int
     streamed: int = 0
     window: int = 0
+    most: int = 0
 
     @property
     def total(self) -> int:
@@ -39,20 +43,18 @@ class NodeBytes:
 
     def stream_budget(self, memory: int) -> int:
         """Bytes for streamed weights that a node of so much memory has beside everything else."""
-        return max(self.window, min(self.streamed, memory - (self.total - self.window)))
+        return max(self.window, min(self.most, memory - (self.total - self.window)))
 
 
 class _Tensor(NamedTuple):
     key: TensorKey
-    fraction: Fraction
-    range: tuple[int, int] | None
+    range: Range
 
 
 class _Kv(NamedTuple):
     layer: int | None
-    heads: tuple[int, int] | None
+    heads: Range
     sequence: tuple[Fraction, Fraction]
-    fraction: Fraction
 
 
 def node_bytes(
@@ -66,29 +68,21 @@ def node_bytes(
         plan, spec: what lies where.
         kinds: what nodes compute on (`Fleet.kinds`): quantised weights take more on a GPU. A CPU where none is named.
     """
-
-    def size(node: NodeName, held: set[_Tensor]) -> int:
-        kind = kinds.get(node, "cpu")
-        return sum(ceil(tensor_bytes(spec, piece.key, plan.dtype, kind) * piece.fraction) for piece in held)
-
-    tensors: defaultdict[NodeName, set[_Tensor]] = defaultdict(set)
-    streamed: defaultdict[NodeName, dict[int, int]] = defaultdict(dict)
-    kv: defaultdict[NodeName, set[_Kv]] = defaultdict(set)
+    tensors: defaultdict[NodeName, dict[_Tensor, int]] = defaultdict(dict)
+    kv: defaultdict[NodeName, dict[_Kv, int]] = defaultdict(dict)
+    layers: defaultdict[NodeName, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
+    windows: defaultdict[NodeName, set[int]] = defaultdict(set)
     for part, share in _held(plan):
-        held = set(_tensors(spec, part, share))
+        held = _tensors(spec, part, share, (plan.dtype, kinds.get(share.node, "cpu")))
         tensors[share.node].update(held)
         if share.residency is Residency.STREAMED and part.layer is not None:
-            layers = streamed[share.node]
-            layers[part.layer] = layers.get(part.layer, 0) + size(share.node, held)
+            layers[share.node][part.layer] += sum(held.values())
+            windows[share.node].update({share.window} if share.window else ())
         if part.kind is PartKind.ATTENTION:
-            kv[share.node].add(_kv(spec, part, share))
-    token = plan.kv_tokens * kv_bytes_per_token(spec, plan.dtype)
+            kv[share.node].update(_kv(spec, part, share, plan))
     return {
         node: NodeBytes(
-            weights=size(node, tensors[node]),
-            kv=sum(ceil(token * piece.fraction) for piece in kv[node]),
-            streamed=sum(streamed[node].values()),
-            window=max(streamed[node].values(), default=0),
+            sum(tensors[node].values()), sum(kv[node].values()), *_streamed(layers[node], min(windows[node], default=0))
         )
         for node in plan.nodes
     }
@@ -101,11 +95,16 @@ def stream_budgets(plan: Plan, fleet: Fleet, spec: ModelSpec) -> dict[NodeName, 
 
 
 def steps_at_once(plan: Plan) -> int:
-    """Steps in flight: one per node, so that no node waits; one in all where layers are streamed.
+    """Steps in flight: one per stage, or where nodes come round, per node, so that nobody waits.
 
-    A second step would need a window that the first has just let go.
+    One in all where layers are streamed: a second step would need a window that the first has just let go. And where
+    members of a group have other stages: with two steps they could wait for each other, each in another of them.
     """
-    return 1 if streams(plan) else len(plan.nodes)
+    stages = [stage for route in plan.routes for stage in route.stages]
+    if not any(stage.is_group for stage in stages):
+        return 1 if streams(plan) else len(plan.nodes)
+    places = sum(len(stage.nodes) for stage in stages)
+    return 1 if streams(plan) or places > len(plan.nodes) else len(stages)
 
 
 def streams(plan: Plan) -> bool:
@@ -114,19 +113,13 @@ def streams(plan: Plan) -> bool:
     return any(share.residency is Residency.STREAMED for stage in stages for share in stage.shares)
 
 
-def axis_of(kind: PartKind) -> str:
-    """The field of Share that splits parts of a kind."""
-    return {PartKind.ATTENTION: "kv_heads", PartKind.FFN: "ffn_columns"}.get(kind, "vocabulary")
-
-
-def axis_length(spec: ModelSpec, kind: PartKind) -> int:
-    """How many KV heads, FFN columns or vocabulary rows there are to split."""
-    return {PartKind.ATTENTION: spec.kv_heads, PartKind.FFN: spec.ffn}.get(kind, spec.vocab)
-
-
-def axis_range(share: Share, kind: PartKind) -> tuple[int, int] | None:
-    """What a share holds of the axis that splits parts of a kind; None is all."""
-    return {PartKind.ATTENTION: share.kv_heads, PartKind.FFN: share.ffn_columns}.get(kind, share.vocabulary)
+def _streamed(layers: Mapping[int, int], window: int) -> tuple[int, int, int]:
+    """The last three of NodeBytes, of a node whose streamed layers have these bytes; `window` of them, 0 for any."""
+    total, largest = sum(layers.values()), max(layers.values(), default=0)
+    if not window:
+        return total, largest, total
+    # Packed files differ a little from what is planned: half a layer more lets in no further layer, and keeps none out.
+    return total, min(total, window * largest), min(total, window * largest + largest // 2)
 
 
 def _held(plan: Plan) -> Iterator[tuple[Part, Share]]:
@@ -136,20 +129,13 @@ def _held(plan: Plan) -> Iterator[tuple[Part, Share]]:
                 yield from ((part, share) for share in stage.group(part.kind))
 
 
-def _fraction(spec: ModelSpec, kind: PartKind, held: tuple[int, int] | None) -> Fraction:
-    return Fraction(1) if held is None else Fraction(held[1] - held[0], axis_length(spec, kind))
+def _tensors(spec: ModelSpec, part: Part, share: Share, compute: tuple[str, DeviceKind]) -> dict[_Tensor, int]:
+    held, local = axis_range(spec, part.kind, share), local_spec(spec, share)
+    return {_Tensor(key, held): tensor_bytes(local, key, *compute) for key in keys_of(spec, part)}
 
 
-def _tensors(spec: ModelSpec, part: Part, share: Share) -> Iterator[_Tensor]:
-    held = axis_range(share, part.kind)
-    for key in keys_of(spec, part):
-        if key.role in _COPIED:
-            yield _Tensor(key, Fraction(1), None)
-        else:
-            yield _Tensor(key, _fraction(spec, part.kind, held), held)
-
-
-def _kv(spec: ModelSpec, part: Part, share: Share) -> _Kv:
+def _kv(spec: ModelSpec, part: Part, share: Share, plan: Plan) -> dict[_Kv, int]:
     first, end = share.sequence
-    fraction = _fraction(spec, PartKind.ATTENTION, share.kv_heads) * (end - first)
-    return _Kv(part.layer, share.kv_heads, share.sequence, fraction)
+    piece = _Kv(part.layer, kv_heads(spec, query_heads(spec, share)), share.sequence)
+    token = plan.kv_tokens * kv_bytes_per_token(local_spec(spec, share), plan.dtype)
+    return {piece: ceil(token * (end - first))}

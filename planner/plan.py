@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from fractions import Fraction
 
 from potluck.models.spec import Part, PartKind
+from potluck.planner.all_reduce import AllReduce
 from potluck.planner.fleet import NodeName
+from potluck.planner.share import WHOLE, Residency, Share
 
-WHOLE = (Fraction(0), Fraction(1))
-
-
-class Residency(StrEnum):
-    """Where the weights of a share live: on the device, in RAM and copied ahead, or in a file mapped ahead."""
-
-    RESIDENT = "resident"
-    HOST = "host"
-    STREAMED = "streamed"
+__all__ = ["WHOLE", "Plan", "Prediction", "Purpose", "Residency", "Route", "Share", "Stage"]
 
 
 class Purpose(StrEnum):
@@ -31,43 +24,32 @@ class Purpose(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """What one node holds of a stage, along independent axes; None is all of the axis.
-
-    `kv_heads`, `ffn_columns`, `vocabulary` are half-open ranges of KV-head groups, FFN columns and vocabulary rows;
-    `experts` the expert numbers held; `sequence` the fraction of positions kept (ring attention).
-    """
-
-    node: NodeName
-    kv_heads: tuple[int, int] | None = None
-    ffn_columns: tuple[int, int] | None = None
-    vocabulary: tuple[int, int] | None = None
-    experts: tuple[int, ...] | None = None
-    sequence: tuple[Fraction, Fraction] = WHOLE
-    residency: Residency = Residency.RESIDENT
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether this share is the stage itself, so that the group has one node."""
-        axes = (self.kv_heads, self.ffn_columns, self.vocabulary, self.experts)
-        return all(axis is None for axis in axes) and self.sequence == WHOLE
-
-
-@dataclass(frozen=True, slots=True)
 class Stage:
     """Consecutive parts executed by a group.
 
     `shares` is the group of every part, except of kinds named in `groups`: there a part kind (FFN, say) runs on a
-    group of its own (disaggregated attention and experts).
+    group of its own (disaggregated attention and experts). The first share's node leads: it passes on what comes out.
+    `all_reduce` is how the group is to form its sums.
     """
 
     parts: tuple[Part, ...]
     shares: tuple[Share, ...]
     groups: Mapping[PartKind, tuple[Share, ...]] = field(default_factory=dict)
+    all_reduce: AllReduce = field(default_factory=AllReduce)
 
     def group(self, kind: PartKind) -> tuple[Share, ...]:
         """The shares of the nodes that run parts of this kind."""
         return self.groups.get(kind, self.shares)
+
+    @property
+    def is_group(self) -> bool:
+        """Whether several nodes run it together."""
+        return len(self.shares) > 1 or bool(self.groups)
+
+    @property
+    def nodes(self) -> tuple[NodeName, ...]:
+        """The nodes of `shares`, the lead first."""
+        return tuple(share.node for share in self.shares)
 
     @property
     def node(self) -> NodeName:
@@ -76,7 +58,7 @@ class Stage:
         Raises:
             ValueError: the stage has a group of several nodes.
         """
-        if len(self.shares) != 1 or self.groups:
+        if self.is_group:
             raise ValueError("a stage run by a group has no single node")
         return self.shares[0].node
 

@@ -8,21 +8,20 @@
       - {node: laptop, parts: [layers 10-19]}
       - {node: desktop, parts: [layers 20-29, head]}
 
-The general form has `routes` (each with a `purpose` and `stages`) instead of `stages`, and in a stage `shares` (and
-`groups`, by kind of part) instead of `node`; see `share_file`. `docs/plan-file.md` explains every field.
+The general form has `routes` (each with a `purpose` and `stages`) instead of `stages`; `stage_file` says what a
+stage may have instead of `node`. `docs/plan-file.md` explains every field.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from potluck.models.spec import ModelSpec, Part, PartKind
+from potluck.models.spec import ModelSpec
 from potluck.planner.costs import ITEMSIZE
 from potluck.planner.fields import FieldError, fields, items, one_of, shown, table, text, whole
 from potluck.planner.fleet import NodeName
-from potluck.planner.part_names import part_names, parts_from
-from potluck.planner.plan import Plan, Prediction, Purpose, Route, Share, Stage
-from potluck.planner.share_file import share_from, share_to_data
+from potluck.planner.plan import Plan, Prediction, Purpose, Route
+from potluck.planner.stage_file import stage_from, stage_to_data
 
 _PREDICTED = ("time_to_first_token", "time_per_token", "weight_bytes", "kv_bytes")
 _PLAN = ("model", "dtype", "kv_tokens", "stages", "routes", "predicted", "reasons")
@@ -52,7 +51,7 @@ def plan_to_data(plan: Plan) -> dict[str, object]:
     """Plain data that describes a plan, in the shortest form; `plan_from_data` gives back an equal one."""
     data: dict[str, object] = {"model": plan.model, "dtype": plan.dtype, "kv_tokens": plan.kv_tokens}
     if len(plan.routes) == 1 and plan.routes[0].purpose is Purpose.SERVE:
-        data |= {"stages": [_stage_data(stage) for stage in plan.routes[0].stages]}
+        data |= {"stages": [stage_to_data(stage) for stage in plan.routes[0].stages]}
     else:
         data |= {"routes": [_route_data(route) for route in plan.routes]}
     if plan.prediction is not None:
@@ -71,37 +70,9 @@ def _route(value: object, where: str, spec: ModelSpec) -> Route:
     purpose = one_of(data.get("purpose", Purpose.SERVE.value), f"{where}purpose", list(Purpose))
     stages = items(data["stages"], f"{where}stages")
     return Route(
-        stages=tuple(_stage(stage, f"{where}stage {number}", spec) for number, stage in enumerate(stages, 1)),
+        stages=tuple(stage_from(stage, f"{where}stage {number}", spec) for number, stage in enumerate(stages, 1)),
         purpose=Purpose(purpose),
     )
-
-
-def _stage(value: object, where: str, spec: ModelSpec) -> Stage:
-    data = fields(value, where, ("node", "parts", "shares", "groups", "residency"), ("parts",))
-    if ("node" in data) == ("shares" in data):
-        raise FieldError(f"{where}: give either 'node' or 'shares'")
-    if "shares" in data and "residency" in data:
-        raise FieldError(f"{where}: field 'residency' belongs into the entries of 'shares'")
-    own = {key: data[key] for key in ("node", "residency") if key in data}
-    return Stage(
-        parts=_parts(data["parts"], f"{where}: parts", spec),
-        shares=(share_from(own, where),) if "node" in data else _shares(data["shares"], f"{where}: shares"),
-        groups=_groups(data.get("groups", {}), f"{where}: groups"),
-    )
-
-
-def _parts(value: object, where: str, spec: ModelSpec) -> tuple[Part, ...]:
-    listed = items(value, where) if not isinstance(value, str) else [value]
-    return tuple(part for name in listed for part in parts_from(name, where, spec))
-
-
-def _shares(value: object, where: str) -> tuple[Share, ...]:
-    return tuple(share_from(share, f"{where}: {number}") for number, share in enumerate(items(value, where), 1))
-
-
-def _groups(value: object, where: str) -> dict[PartKind, tuple[Share, ...]]:
-    described = fields(value, where, list(PartKind))
-    return {PartKind(kind): _shares(shares, f"{where}: {kind}") for kind, shares in described.items()}
 
 
 def _prediction(value: object) -> Prediction:
@@ -130,20 +101,7 @@ def _reasons(value: object) -> dict[NodeName, str]:
 
 
 def _route_data(route: Route) -> dict[str, object]:
-    return {"purpose": route.purpose.value, "stages": [_stage_data(stage) for stage in route.stages]}
-
-
-def _stage_data(stage: Stage) -> dict[str, object]:
-    alone = len(stage.shares) == 1 and stage.shares[0].is_whole
-    data: dict[str, object] = share_to_data(stage.shares[0]) if alone else {"shares": _shares_data(stage.shares)}
-    data["parts"] = part_names(stage.parts)
-    if stage.groups:
-        data["groups"] = {kind.value: _shares_data(shares) for kind, shares in stage.groups.items()}
-    return data
-
-
-def _shares_data(shares: tuple[Share, ...]) -> list[dict[str, object]]:
-    return [share_to_data(share) for share in shares]
+    return {"purpose": route.purpose.value, "stages": [stage_to_data(stage) for stage in route.stages]}
 
 
 def _prediction_data(prediction: Prediction) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """A share of a stage as a plan file writes it.
 
     {node: desktop, kv_heads: 0-2, ffn_columns: 0-1023, vocabulary: 0-32767}
+    {node: nas, heads: 6-7, ffn_columns: 1024-1535, residency: streamed, window: 2}
     {node: laptop, experts: [0, 3], sequence: [0, 1/2], residency: host}
 
 Ranges of heads, columns and rows name their first and last, as `layers 0-9` does; `sequence` is from where to where,
@@ -16,8 +17,8 @@ from potluck.planner.fields import FieldError, fields, items, one_of, shown, tex
 from potluck.planner.fleet import NodeName
 from potluck.planner.plan import WHOLE, Residency, Share
 
-_RANGES = ("kv_heads", "ffn_columns", "vocabulary")
-_SHARE = ("node", *_RANGES, "experts", "sequence", "residency")
+_RANGES = ("kv_heads", "heads", "ffn_columns", "vocabulary")
+_SHARE = ("node", *_RANGES, "experts", "sequence", "residency", "window")
 _RANGE = re.compile(r"([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?", re.ASCII)
 _FRACTION = re.compile(r"([0-9]{1,9})(?:/([0-9]{1,9}))?", re.ASCII)
 
@@ -29,15 +30,20 @@ def share_from(value: object, where: str) -> Share:
         FieldError: anything unknown, missing or of the wrong kind.
     """
     data = fields(value, where, _SHARE, ("node",))
+    if "heads" in data and "kv_heads" in data:
+        raise FieldError(f"{where}: give either 'kv_heads' or 'heads' (query heads), not both")
     ranges = {axis: _range(data[axis], f"{where}: {axis}") for axis in _RANGES if axis in data}
+    residency = Residency(one_of(data.get("residency", "resident"), f"{where}: residency", list(Residency)))
     return Share(
         node=NodeName(text(data["node"], f"{where}: node")),
         kv_heads=ranges.get("kv_heads"),
         ffn_columns=ranges.get("ffn_columns"),
         vocabulary=ranges.get("vocabulary"),
+        heads=ranges.get("heads"),
         experts=_experts(data["experts"], f"{where}: experts") if "experts" in data else None,
         sequence=_sequence(data["sequence"], f"{where}: sequence") if "sequence" in data else WHOLE,
-        residency=Residency(one_of(data.get("residency", "resident"), f"{where}: residency", list(Residency))),
+        residency=residency,
+        window=_window(data["window"], residency, where) if "window" in data else None,
     )
 
 
@@ -54,7 +60,15 @@ def share_to_data(share: Share) -> dict[str, object]:
         data["sequence"] = [str(end) for end in share.sequence]
     if share.residency is not Residency.RESIDENT:
         data["residency"] = share.residency.value
+    if share.window is not None:
+        data["window"] = share.window
     return data
+
+
+def _window(value: object, residency: Residency, where: str) -> int:
+    if residency is not Residency.STREAMED:
+        raise FieldError(f"{where}: 'window' is for layers read from disk; say residency: streamed, or leave it out")
+    return whole(value, f"{where}: window", 1)
 
 
 def _range(value: object, where: str) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from potluck.models.spec import ModelSpec, PartKind
-from potluck.planner.memory import axis_length, axis_of, axis_range
+from potluck.planner.axes import axis_length, axis_name, axis_range
 from potluck.planner.plan import Share
 
 Interval = tuple[Fraction, Fraction]
@@ -20,7 +20,7 @@ class PlanError(ValueError):
 def check_group(shares: Sequence[Share], kind: PartKind, spec: ModelSpec, place: str) -> None:
     """Check that shares tile the axis that splits parts of a kind, and the sequence.
 
-    Attention is split along KV heads and positions together, so its shares are rectangles. An FFN, the embedding and
+    Attention is split along heads and positions together, so its shares are rectangles. An FFN, the embedding and
     the head have no KV: whoever keeps which positions, their own axis may be tiled alone as well.
 
     Raises:
@@ -36,9 +36,10 @@ def check_group(shares: Sequence[Share], kind: PartKind, spec: ModelSpec, place:
     rectangles = [(_interval(share, kind, spec, place), share.sequence) for share in shares]
     alone = [(axis, (Fraction(0), Fraction(1))) for axis, _ in rectangles]
     if not tiles(rectangles) and (kind is PartKind.ATTENTION or not tiles(alone)):
+        axis = axis_name(kind, shares)
         raise PlanError(
-            f"{place}: the shares do not tile {axis_of(kind)} 0-{axis_length(spec, kind) - 1} and the sequence: every "
-            f"piece must be in exactly one share"
+            f"{place}: the shares do not tile {axis} 0-{_count(spec, axis) - 1} and the sequence: every piece must be "
+            f"in exactly one share"
         )
 
 
@@ -50,13 +51,21 @@ def tiles(rectangles: Sequence[Rectangle]) -> bool:
 
 
 def _interval(share: Share, kind: PartKind, spec: ModelSpec, place: str) -> Interval:
-    length, held = axis_length(spec, kind), axis_range(share, kind)
-    first, end = held if held is not None else (0, length)
+    if share.heads is not None and share.kv_heads is not None:
+        raise PlanError(f"{place}: node {share.node!r} has heads and kv_heads; name one of them")
+    length, (first, end) = axis_length(spec, kind), axis_range(spec, kind, share)
     if not 0 <= first < end <= length:
+        axis = axis_name(kind, [share])
+        first, end = getattr(share, axis)
         raise PlanError(
-            f"{place}: node {share.node!r} holds {axis_of(kind)} {first}-{end - 1}, but there is 0-{length - 1}"
+            f"{place}: node {share.node!r} holds {axis} {first}-{end - 1}, but there is 0-{_count(spec, axis) - 1}"
         )
     return Fraction(first, length), Fraction(end, length)
+
+
+def _count(spec: ModelSpec, axis: str) -> int:
+    counts = {"kv_heads": spec.kv_heads, "heads": spec.heads, "ffn_columns": spec.ffn}
+    return counts.get(axis, spec.vocab)
 
 
 def _length(interval: Interval) -> Fraction:

@@ -1,6 +1,8 @@
 """Who sends which rows to whom between two stages: the one function that decides about routing.
 
-Every stage has one node so far; with groups, a transfer's rows become ranges per receiver and nothing else changes.
+All members of a group have all rows of what comes out of their stage (they have summed them), so between two groups
+rows go only to nodes that were not in the first, and its lead sends them. Rows sharded along the sequence would become
+ranges per receiver.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Protocol
 
 from potluck.models.spec import PartKind
 from potluck.planner.fleet import NodeName
-from potluck.planner.plan import Route, Stage
+from potluck.planner.plan import WHOLE, Route, Stage
 
 
 class PackedStep(Protocol):
@@ -40,18 +42,28 @@ def wants_sampled(stage: Stage) -> bool:
     return all(part.kind is PartKind.HEAD for part in stage.parts)
 
 
+def receivers(before: Stage, after: Stage) -> tuple[NodeName, ...]:
+    """The nodes of a stage that do not have its rows from the stage before; that one's lead sends them.
+
+    Raises:
+        ValueError: rows are not on every member: the sequence, or a kind of part, has nodes of its own.
+    """
+    for stage in (before, after):
+        if stage.groups or any(share.sequence != WHOLE for share in stage.shares):
+            raise ValueError("a group's members do not all have the same rows; this version cannot route that")
+    return tuple(node for node in after.nodes if node not in before.nodes)
+
+
 def transfers(before: Stage, after: Stage, step: PackedStep) -> tuple[Transfer, ...]:
-    """What crosses the boundary between two stages in a step; nothing where one node has both.
+    """What crosses the boundary between two stages in a step; nothing to nodes that have both.
 
     A transfer without rows is still sent: the step itself travels with it.
 
     Raises:
-        ValueError: a stage is run by a group, which this version cannot execute.
+        ValueError: see `receivers`.
     """
-    if before.node == after.node:
-        return ()
-    rows = step.sampled_rows() if wants_sampled(after) else range(step.rows)
-    return (Transfer(before.node, after.node, tuple(rows)),)
+    rows = tuple(step.sampled_rows() if wants_sampled(after) else range(step.rows))
+    return tuple(Transfer(before.nodes[0], node, rows) for node in receivers(before, after))
 
 
 def route_transfers(route: Route, step: PackedStep) -> list[Transfer]:
@@ -68,5 +80,5 @@ def link_bytes(route: Route, step: PackedStep, row_bytes: int) -> dict[tuple[Nod
 
 
 def payload_bytes(route: Route, step: PackedStep, hidden: int, itemsize: int) -> int:
-    """Payload bytes of a step: the sum over boundaries between different nodes of rows x hidden x itemsize."""
+    """Payload bytes of a step: the sum over transfers of rows x hidden x itemsize; sums in groups not counted."""
     return sum(link_bytes(route, step, hidden * itemsize).values())

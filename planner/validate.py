@@ -1,4 +1,4 @@
-"""Whether a plan can be right at all, and whether this version can run it. For plans by hand as for solved ones."""
+"""Whether a plan can be right at all. For plans by hand as for solved ones."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from potluck.planner.fit import size_text
 from potluck.planner.fleet import Fleet
 from potluck.planner.memory import NODE_OVERHEAD, node_bytes
 from potluck.planner.part_names import part_names
-from potluck.planner.plan import Plan, Purpose, Residency, Route, Stage
+from potluck.planner.plan import Plan, Purpose, Residency, Route, Share
 from potluck.planner.tiling import PlanError, check_group
 
-__all__ = ["PlanError", "single_node_stages", "validate"]
+__all__ = ["PlanError", "validate"]
 
 
 def validate(plan: Plan, fleet: Fleet, spec: ModelSpec) -> None:
@@ -37,33 +37,6 @@ def validate(plan: Plan, fleet: Fleet, spec: ModelSpec) -> None:
             _check_coverage(route, spec, place)
             _check_groups(route, spec, place)
     _check_memory(plan, fleet, spec)
-
-
-def single_node_stages(plan: Plan) -> tuple[Stage, ...]:
-    """The stages of the one route, each run by one node: all that this version executes.
-
-    Raises:
-        PlanError: the plan needs something that the types carry but no worker runs yet.
-    """
-    if len(plan.routes) != 1 or plan.routes[0].purpose is not Purpose.SERVE:
-        raise PlanError("this version runs plans with one route that serves; several routes are not available yet")
-    for number, stage in enumerate(plan.routes[0].stages, 1):
-        _check_single(stage, f"stage {number}")
-    return plan.routes[0].stages
-
-
-def _check_single(stage: Stage, place: str) -> None:
-    if len(stage.shares) != 1 or stage.groups or not stage.shares[0].is_whole:
-        raise PlanError(
-            f"{place} is split between nodes or along an axis; this version runs stages on one node each, "
-            f"so give it a single 'node'"
-        )
-    if stage.shares[0].residency is Residency.HOST:
-        raise PlanError(f"{place}: residency host is for GPUs, which this version does not use; say streamed")
-    try:
-        _ = stage.layers
-    except ValueError as error:
-        raise PlanError(f"{place} cuts through a layer; this version runs whole layers") from error
 
 
 def _check_nodes(plan: Plan, fleet: Fleet) -> None:
@@ -116,14 +89,27 @@ def _check_groups(route: Route, spec: ModelSpec, place: str) -> None:
                 raise PlanError(f"{place}stage {number}: a group for {kind.value}, but the stage has no such part")
         for kind in sorted(kinds):
             check_group(stage.group(kind), kind, spec, f"{place}stage {number}, {kind.value}")
+        for share in stage.shares:
+            _check_window(share, f"{place}stage {number}")
+
+
+def _check_window(share: Share, place: str) -> None:
+    if share.window is None:
+        return
+    if share.residency is not Residency.STREAMED:
+        raise PlanError(f"{place}: node {share.node!r} has a window; it needs residency streamed, or no window")
+    if share.window < 1:
+        raise PlanError(f"{place}: node {share.node!r} has a window of {share.window} layers; it needs at least 1")
 
 
 def _check_memory(plan: Plan, fleet: Fleet, spec: ModelSpec) -> None:
     for name, size in node_bytes(plan, spec, fleet.kinds).items():
         has = fleet.node(name).device.memory
         if size.total > has:
+            held = size_text(size.weights - size.streamed + size.window)
+            streamed = f" (with {size_text(size.window)} for those that come and go)" if size.streamed else ""
             raise PlanError(
-                f"node {name!r} has {size_text(has)} of memory, but the plan needs {size_text(size.weights)} of "
-                f"weights, {size_text(size.kv)} of KV and {size_text(NODE_OVERHEAD)} for the worker there; move "
-                f"layers to another node or lower kv_tokens"
+                f"node {name!r} has {size_text(has)} of memory, but the plan needs {held} of weights{streamed}, "
+                f"{size_text(size.kv)} of KV and {size_text(NODE_OVERHEAD)} for the worker there; "
+                f"{'name a smaller window, ' if size.streamed else ''}move layers to another node or lower kv_tokens"
             )

@@ -111,24 +111,56 @@ class Assignment(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., epoch: _Optional[int] = ..., spec: _Optional[bytes] = ..., checkpoint: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., windows: _Optional[_Iterable[_Union[Window, _Mapping]]] = ..., kv_blocks: _Optional[int] = ..., block_size: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., checkpoint_allowed: _Optional[bool] = ..., max_rows: _Optional[int] = ..., stream_bytes: _Optional[int] = ...) -> None: ...
 
 class Window(_message.Message):
-    __slots__ = ("stage", "embedding", "first_layer", "end_layer", "head", "next_node", "next_wants_sampled", "streamed")
+    __slots__ = ("stage", "embedding", "first_layer", "end_layer", "head", "next_nodes", "next_wants_sampled", "streamed", "group")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     FIRST_LAYER_FIELD_NUMBER: _ClassVar[int]
     END_LAYER_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
-    NEXT_NODE_FIELD_NUMBER: _ClassVar[int]
+    NEXT_NODES_FIELD_NUMBER: _ClassVar[int]
     NEXT_WANTS_SAMPLED_FIELD_NUMBER: _ClassVar[int]
     STREAMED_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     stage: int
     embedding: bool
     first_layer: int
     end_layer: int
     head: bool
-    next_node: str
+    next_nodes: _containers.RepeatedScalarFieldContainer[str]
     next_wants_sampled: bool
     streamed: bool
-    def __init__(self, stage: _Optional[int] = ..., embedding: _Optional[bool] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., head: _Optional[bool] = ..., next_node: _Optional[str] = ..., next_wants_sampled: _Optional[bool] = ..., streamed: _Optional[bool] = ...) -> None: ...
+    group: Group
+    def __init__(self, stage: _Optional[int] = ..., embedding: _Optional[bool] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., head: _Optional[bool] = ..., next_nodes: _Optional[_Iterable[str]] = ..., next_wants_sampled: _Optional[bool] = ..., streamed: _Optional[bool] = ..., group: _Optional[_Union[Group, _Mapping]] = ...) -> None: ...
+
+class Group(_message.Message):
+    __slots__ = ("nodes", "first_head", "end_head", "first_column", "end_column", "first_rows", "end_rows", "wire", "reductions")
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_HEAD_FIELD_NUMBER: _ClassVar[int]
+    END_HEAD_FIELD_NUMBER: _ClassVar[int]
+    FIRST_COLUMN_FIELD_NUMBER: _ClassVar[int]
+    END_COLUMN_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ROWS_FIELD_NUMBER: _ClassVar[int]
+    END_ROWS_FIELD_NUMBER: _ClassVar[int]
+    WIRE_FIELD_NUMBER: _ClassVar[int]
+    REDUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    first_head: int
+    end_head: int
+    first_column: int
+    end_column: int
+    first_rows: _containers.RepeatedScalarFieldContainer[int]
+    end_rows: _containers.RepeatedScalarFieldContainer[int]
+    wire: str
+    reductions: _containers.RepeatedCompositeFieldContainer[Reduction]
+    def __init__(self, nodes: _Optional[_Iterable[str]] = ..., first_head: _Optional[int] = ..., end_head: _Optional[int] = ..., first_column: _Optional[int] = ..., end_column: _Optional[int] = ..., first_rows: _Optional[_Iterable[int]] = ..., end_rows: _Optional[_Iterable[int]] = ..., wire: _Optional[str] = ..., reductions: _Optional[_Iterable[_Union[Reduction, _Mapping]]] = ...) -> None: ...
+
+class Reduction(_message.Message):
+    __slots__ = ("most_bytes", "algorithm")
+    MOST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ALGORITHM_FIELD_NUMBER: _ClassVar[int]
+    most_bytes: int
+    algorithm: str
+    def __init__(self, most_bytes: _Optional[int] = ..., algorithm: _Optional[str] = ...) -> None: ...
 
 class LoadProgress(_message.Message):
     __slots__ = ("bytes_done", "bytes_total", "activity", "ready", "weight_bytes", "kv_bytes")
@@ -221,7 +253,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("node", "epochs", "compute_seconds", "wait_seconds", "transfer_seconds", "steps", "rows", "links", "resident_bytes", "uptime_seconds", "stall_seconds", "streamed_bytes", "anonymous_bytes")
+    __slots__ = ("node", "epochs", "compute_seconds", "wait_seconds", "transfer_seconds", "steps", "rows", "links", "resident_bytes", "uptime_seconds", "stall_seconds", "streamed_bytes", "anonymous_bytes", "sums", "sum_seconds")
     NODE_FIELD_NUMBER: _ClassVar[int]
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -235,6 +267,8 @@ class StatusReply(_message.Message):
     STALL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     STREAMED_BYTES_FIELD_NUMBER: _ClassVar[int]
     ANONYMOUS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
+    SUM_SECONDS_FIELD_NUMBER: _ClassVar[int]
     node: str
     epochs: _containers.RepeatedScalarFieldContainer[int]
     compute_seconds: float
@@ -248,7 +282,9 @@ class StatusReply(_message.Message):
     stall_seconds: float
     streamed_bytes: int
     anonymous_bytes: int
-    def __init__(self, node: _Optional[str] = ..., epochs: _Optional[_Iterable[int]] = ..., compute_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., transfer_seconds: _Optional[float] = ..., steps: _Optional[int] = ..., rows: _Optional[int] = ..., links: _Optional[_Iterable[_Union[LinkCount, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., stall_seconds: _Optional[float] = ..., streamed_bytes: _Optional[int] = ..., anonymous_bytes: _Optional[int] = ...) -> None: ...
+    sums: int
+    sum_seconds: float
+    def __init__(self, node: _Optional[str] = ..., epochs: _Optional[_Iterable[int]] = ..., compute_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., transfer_seconds: _Optional[float] = ..., steps: _Optional[int] = ..., rows: _Optional[int] = ..., links: _Optional[_Iterable[_Union[LinkCount, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., stall_seconds: _Optional[float] = ..., streamed_bytes: _Optional[int] = ..., anonymous_bytes: _Optional[int] = ..., sums: _Optional[int] = ..., sum_seconds: _Optional[float] = ...) -> None: ...
 
 class LinkCount(_message.Message):
     __slots__ = ("node", "frames", "payload_bytes", "header_bytes")

@@ -10,7 +10,7 @@ from potluck.proto.channel import PROTOCOL
 from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.step import LARGEST, MAX_NAME
 
-StreamRole = Literal["coordinator", "worker"]
+StreamRole = Literal["coordinator", "worker", "member"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ def read_head(metadata: Iterable[tuple[str, str | bytes]]) -> StreamHead:
 
 def _role(text: str) -> StreamRole:
     match text:
-        case "coordinator" | "worker":
+        case "coordinator" | "worker" | "member":
             return text
-    raise FrameError("potluck-role is neither coordinator nor worker")
+    raise FrameError("potluck-role is neither coordinator, worker nor member")
 
 
 def _text(entries: dict[str, str | bytes], key: str) -> str:

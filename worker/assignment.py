@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -16,6 +17,8 @@ from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.step import LARGEST, MAX_NAME, MAX_STAGES
 from potluck.worker.device import CPU
 from potluck.worker.fetch import check_fingerprint
+from potluck.worker.group import GroupPlan
+from potluck.worker.group_assignment import read_cut, read_groups
 from potluck.worker.operations import Kernels
 from potluck.worker.shard import Shard, ShardConfig, Window
 
@@ -33,6 +36,7 @@ class Share:
     spec: ModelSpec
     windows: tuple[Window, ...]
     config: ShardConfig
+    groups: Mapping[int, GroupPlan] = field(default_factory=dict)
 
 
 def read_assignment(assignment: pb.Assignment, node: str, device: torch.device = CPU) -> Share:
@@ -49,13 +53,14 @@ def read_assignment(assignment: pb.Assignment, node: str, device: torch.device =
     check_fingerprint(assignment.fingerprint)
     spec, config = _spec(assignment.spec), _config(assignment, device)
     _check_route(assignment, node)
-    windows = tuple(_window(window, len(spec.layers)) for window in assignment.windows)
+    windows = tuple(_window(window, len(spec.layers), node) for window in assignment.windows)
+    groups = read_groups(assignment, spec)
     try:
         # Building one allocates nothing; loading would.
         Shard(spec, windows, replace(config, kv_blocks=1))
     except ValueError as error:
         raise FrameError(str(error)) from None
-    return Share(spec, windows, config)
+    return Share(spec, windows, config, groups)
 
 
 def read_dtype(name: str) -> torch.dtype:
@@ -101,7 +106,7 @@ def wire_dtype(name: str) -> str:
     return str(read_dtype(name)).removeprefix("torch.")
 
 
-def _window(window: pb.Window, layers: int) -> Window:
+def _window(window: pb.Window, layers: int, node: str) -> Window:
     if not window.first_layer <= window.end_layer <= layers:
         raise FrameError(f"stage {window.stage} names layers the model does not have")
     if not (window.embedding or window.head or window.first_layer < window.end_layer):
@@ -109,7 +114,8 @@ def _window(window: pb.Window, layers: int) -> Window:
     if window.embedding != (window.stage == 0):
         raise FrameError(f"stage {window.stage}: the embedding belongs to stage 0 and to no other")
     layers_ = range(window.first_layer, window.end_layer)
-    return Window(window.stage, window.embedding, layers_, window.head, window.next_wants_sampled, window.streamed)
+    read = Window(window.stage, window.embedding, layers_, window.head, window.next_wants_sampled, window.streamed)
+    return replace(read, cut=read_cut(window, node))
 
 
 def _check_route(assignment: pb.Assignment, node: str) -> None:
@@ -124,12 +130,15 @@ def _check_route(assignment: pb.Assignment, node: str) -> None:
     for stage, window in stages.items():
         if stage > MAX_STAGES:
             raise FrameError(f"stage {stage} is beyond the {MAX_STAGES} a route may have")
-        if window.head != (not window.next_node):
+        nexts, grouped = set(window.next_nodes), window.HasField("group")
+        if (window.head and nexts) or not (window.head or nexts or grouped):
             raise FrameError(f"stage {stage}: the route ends with the head and nowhere else")
-        if window.next_node and window.next_node not in peers:
-            raise FrameError(f"stage {stage} leads to node {window.next_node[:MAX_NAME]!r}, which is no peer")
-        if window.next_node and (window.next_node == node) != (stage + 1 in stages):
-            raise FrameError(f"stage {stage} leads to node {window.next_node!r}, but who has stage {stage + 1}?")
+        if strangers := nexts - peers:
+            raise FrameError(f"stage {stage} leads to node {min(strangers)[:MAX_NAME]!r}, which is no peer")
+        if grouped and nexts - {node} and window.group.nodes[0] != node:
+            raise FrameError(f"stage {stage}: only the group's first member passes on what comes out")
+        if (node in nexts) != (stage + 1 in stages):
+            raise FrameError(f"stage {stage} leads to nodes {sorted(nexts)}, but who has stage {stage + 1}?")
         if stage + 1 in stages:
             _check_sampled(window, stages[stage + 1])
 

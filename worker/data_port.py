@@ -91,6 +91,9 @@ class DataPort:
             sock.sendall(notice(error.status, error.reason))
             _linger(sock)
             return
+        if head.role == "member":
+            _lend(sock, head.node, epoch, accepted)
+            return
         sock.sendall(accepted)
         sock.settimeout(None)
         self._run(sock, head, epoch, node.executor)
@@ -111,6 +114,18 @@ class DataPort:
             answers.end()
             outbox.join(_LINGER_SECONDS)
             _linger(sock)
+
+
+def _lend(sock: socket.socket, node: str, epoch: Epoch, accepted: bytes) -> None:
+    """Leave the socket to the sums of the epoch's groups until they are over."""
+    sock.sendall(accepted)
+    try:
+        # A socket object of its own: this one is closed with the stream.
+        link = epoch.members.take(node, sock.dup())
+    except FrameError as error:
+        _LOG.warning("a stream was refused: %s", error.reason)
+        return
+    link.closed.wait()
 
 
 class Inlet:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from potluck.kernels.attention_inputs import HeadNorm
 from potluck.models.spec import LayerSpec, ModelSpec
 from potluck.worker.batch import Batch
+from potluck.worker.cut import Range
 from potluck.worker.operations import Operations
 from potluck.worker.residence import Matrix, Product
 from potluck.worker.weights import HeadWeights, LayerWeights
@@ -28,6 +29,13 @@ def embed(spec: ModelSpec, embedding_VD: Matrix, tokens_T: torch.Tensor) -> torc
     else:
         x_TD = embedding_VD.select(tokens_T)
     return x_TD if spec.embedding_scale == 1.0 else x_TD * spec.embedding_scale
+
+
+def embed_some(spec: ModelSpec, embedding_VD: Matrix, tokens_T: torch.Tensor, rows: Range) -> torch.Tensor:
+    """As `embed`, from some rows of the vocabulary; zeros for other tokens, whose rows other members have."""
+    own_T = (tokens_T >= rows[0]) & (tokens_T < rows[1])
+    x_TD = embed(spec, embedding_VD, torch.where(own_T, tokens_T - rows[0], 0))
+    return x_TD.masked_fill(~own_T[:, None], 0.0)
 
 
 def logits(spec: ModelSpec, weights: HeadWeights, x_RD: torch.Tensor, operations: Operations) -> torch.Tensor:
@@ -59,13 +67,14 @@ class Layer:
     def forward(self, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The layer's output for the packed rows, float32 in and out; writes their keys and values."""
         spec, weights = self._spec, self._weights
-        attended = weights.output(self._attention(self._normed(x_TD, weights.attention_norm, weights.qkv), batch))
+        normed = self._normed(x_TD, weights.attention_norm, weights.qkv)
+        attended = self._operations.sum(weights.output(self._attention(normed, batch)))
         if weights.attention_post_norm is not None:
             attended = self._operations.norm(attended, weights.attention_post_norm, spec.norm_eps, torch.float32)
         # The first sum is fresh memory, because x may be the caller's; the second may then go on top.
         x_TD = x_TD + attended
         gate_up = weights.gate_up(self._normed(x_TD, weights.ffn_norm, weights.gate_up))
-        out_TD = weights.down(self._operations.gate(gate_up, spec.activation))
+        out_TD = self._operations.sum(weights.down(self._operations.gate(gate_up, spec.activation)))
         if weights.ffn_post_norm is not None:
             out_TD = self._operations.norm(out_TD, weights.ffn_post_norm, spec.norm_eps, torch.float32)
         return x_TD.add_(out_TD)

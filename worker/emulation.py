@@ -56,7 +56,7 @@ class Slowness:
 
     def __init__(self, slow_down: float) -> None:
         self._extra = slow_down - 1.0
-        self._owed = 0.0
+        self._owed = self._begun = 0.0
 
     @contextmanager
     def around(self) -> Iterator[None]:
@@ -67,9 +67,22 @@ class Slowness:
         if self._extra <= 0.0:
             yield
             return
-        begun = time.thread_time()
+        self._begun = time.thread_time()
         yield
-        self._owed += (time.thread_time() - begun) * self._extra
+        self._pay()
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Within an operation: what is not computing, and begins when the described node would be done so far."""
+        if self._extra <= 0.0:
+            yield
+            return
+        self._pay()
+        yield
+        self._begun = time.thread_time()
+
+    def _pay(self) -> None:
+        self._owed += (time.thread_time() - self._begun) * self._extra
         if self._owed > 0.0:
             slept = time.perf_counter()
             time.sleep(self._owed)

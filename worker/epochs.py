@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -15,6 +15,7 @@ from potluck.proto.frames import Fault, Frame, Kind, fault_frame
 from potluck.proto.link import Link, LinkCounts, LinkTarget
 from potluck.proto.open_link import open_link
 from potluck.worker.answers import Answers
+from potluck.worker.members import Members
 from potluck.worker.shard import Shard
 
 _MOST_WAITING = 64
@@ -26,12 +27,12 @@ class Ways:
     """How frames of an epoch come to a node and leave it.
 
     Attributes:
-        nexts: by stage, the node its output goes to (this one, too), "" for the coordinator.
+        nexts: by stage, the nodes its output goes to (this one, too); none where others send it, or it is the answer.
         targets: the links to other nodes.
         dtype, hidden, most_rows: the hidden rows that come in.
     """
 
-    nexts: Mapping[int, str]
+    nexts: Mapping[int, Sequence[str]]
     targets: Mapping[str, LinkTarget]
     dtype: str
     hidden: int
@@ -41,8 +42,8 @@ class Ways:
 class Epoch:
     """One deployment epoch on this worker. Links open with the first frame that needs them."""
 
-    def __init__(self, number: int, shard: Shard, ways: Ways) -> None:
-        self.number, self.ways = number, ways
+    def __init__(self, number: int, shard: Shard, ways: Ways, members: Members) -> None:
+        self.number, self.ways, self.members = number, ways, members
         self._shard: Shard | None = shard
         self.fault: Fault | None = None
         self._links: dict[str, Link] = {}
@@ -122,6 +123,8 @@ class Epoch:
         """This epoch is over here; every later step gets the same answer."""
         self.fault = self.fault or fault
         self.answer(fault_frame(self.number, stage, fault))
+        # Members that wait in a sum would wait for ever.
+        self.members.close()
 
     def link(self, node: str, on_broken: Callable[[str, grpc.StatusCode, str], None]) -> Link:
         """The link to the next stage's node."""
@@ -136,6 +139,7 @@ class Epoch:
         """What went to every node, the coordinator's included."""
         with self._lock:
             counts = {node: link.counts for node, link in self._links.items()}
+            _add_counts(counts, self.members.counts())
             _add_counts(counts, self._answered)
             for answers, coordinator in self._streams.items():
                 _add_counts(counts, {coordinator: answers.counts})
@@ -146,6 +150,7 @@ class Epoch:
         with self._lock:
             links, streams, shard = list(self._links.values()), list(self._streams), self._shard
             self._shard, self._held_back = None, []
+        self.members.close()
         if shard is not None:
             shard.close()
         for link in links:

@@ -16,6 +16,7 @@ from potluck.proto.codec import unpack_step
 from potluck.proto.errors import FrameError
 from potluck.proto.frames import Fault, Frame, Kind, fault_frame, result_frame
 from potluck.proto.link import LinkError
+from potluck.proto.member_link import MemberError
 from potluck.proto.step import Outcome, Result, StageTime, Step
 from potluck.worker.emulation import Slowness
 from potluck.worker.epochs import Epoch
@@ -95,6 +96,9 @@ class Executor:
                 epoch.shard.prepare(arrival.step)
             else:
                 self._compute(arrival)
+        except MemberError as error:
+            _LOG.error("step %d of epoch %d: %s", frame.number, epoch.number, error)
+            epoch.fail(Fault(error.node, frame.number, str(error)), frame.stage)
         except _EXPECTED as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             _LOG.error("step %d of epoch %d: %s", frame.number, epoch.number, lines[0])
@@ -116,18 +120,19 @@ class Executor:
             times.append(StageTime(self._node, stage, begun - since, ended - begun))
             self.totals.compute += ended - begun
             self.totals.wait += begun - since
-            if epoch.ways.nexts[stage] != self._node or not isinstance(out, torch.Tensor):
+            nexts = epoch.ways.nexts[stage] if isinstance(out, torch.Tensor) else ()
+            for node in nexts:
+                if node != self._node and isinstance(out, torch.Tensor):
+                    self._pass_on(epoch, node, _Output(frame, stage, out, times))
+            if self._node not in nexts or not isinstance(out, torch.Tensor):
                 break
             x_TD, stage, since = out, stage + 1, ended
         self.totals.steps += 1
         self.totals.rows += step.rows
-        if isinstance(out, torch.Tensor):
-            self._pass_on(epoch, _Output(frame, stage, out, times))
-        else:
+        if isinstance(out, list):
             epoch.answer(result_frame(epoch.number, stage, Result(step.number, _outcomes(step, out), times)))
 
-    def _pass_on(self, epoch: Epoch, output: _Output) -> None:
-        node = epoch.ways.nexts[output.stage]
+    def _pass_on(self, epoch: Epoch, node: str, output: _Output) -> None:
         dtype, payload = to_payload(output.x_TD)
         frame = Frame(
             epoch=epoch.number,

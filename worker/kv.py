@@ -5,7 +5,7 @@ Which block belongs to whom is the scheduler's decision; here it is checked, the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -38,10 +38,9 @@ class KvShape:
         return self.blocks * self.block_size * spec.kv_width() * dtype.itemsize
 
 
-def new_pools(layers: Iterable[int], spec: ModelSpec, shape: KvShape, like: torch.Tensor) -> dict[int, torch.Tensor]:
-    """A pool (N, S, 2, K, E) per layer, of dtype and device of `like`: keys and values of a token side by side."""
-    size = (shape.blocks, shape.block_size, 2, spec.kv_heads, spec.head_dim)
-    return {layer: like.new_zeros(size) for layer in layers}
+def new_pool(spec: ModelSpec, shape: KvShape, like: torch.Tensor) -> torch.Tensor:
+    """A layer's pool (N, S, 2, K, E), of dtype and device of `like`: keys and values of a token side by side."""
+    return like.new_zeros((shape.blocks, shape.block_size, 2, spec.kv_heads, spec.head_dim))
 
 
 class BlockTables:

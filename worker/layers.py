@@ -48,44 +48,53 @@ class CapturedSteps(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LayerMaker:
-    """Puts layers together.
+    """Puts a layer together.
 
     Attributes:
-        pools: KV of every layer of the shard, by its number, (N, S, 2, K, E).
-        weights: takes a layer's weights from where they are stored.
+        spec: of what this node holds of it.
+        pool_NS2KE: its KV.
+        weights: takes its weights from where they are stored.
+        nbytes: what they take where they are computed with.
+        in_group: whether its sums go over the network.
     """
 
+    unit: Unit
     spec: ModelSpec
     operations: Operations
-    pools: Mapping[int, torch.Tensor]
-    weights: Mapping[int, Callable[[], LayerWeights]]
+    pool_NS2KE: torch.Tensor
+    weights: Callable[[], LayerWeights]
+    nbytes: int
+    in_group: bool = False
 
-    def made(self, number: int) -> Layer:
-        """A layer with weights as they are stored."""
-        return self.layer(number, self.weights[number]())
+    @property
+    def number(self) -> int:
+        """The layer's."""
+        return self.unit.layer or 0
 
-    def layer(self, number: int, weights: LayerWeights) -> Layer:
-        """A layer with these weights."""
-        return Layer(self.spec, self.spec.layers[number], weights, self.pools[number], self.operations)
+    def made(self) -> Layer:
+        """The layer with weights as they are stored."""
+        return self.layer(self.weights())
+
+    def layer(self, weights: LayerWeights) -> Layer:
+        """The layer with these weights."""
+        return Layer(self.spec, self.spec.layers[self.number], weights, self.pool_NS2KE, self.operations)
 
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """Runs windows. `resident` layers stay; others are `coming`; `captured` runs steps through resident ones."""
+    """Runs windows. `resident` layers stay, others are `coming`; `captured` runs steps through `replayed` ones."""
 
     resident: Mapping[int, Layer] = field(default_factory=dict)
     coming: ComingLayers | None = None
     captured: CapturedSteps | None = None
+    replayed: frozenset[int] = frozenset()
 
     def run(self, layers: range, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The output of some layers, one after the other, float32 in and out."""
         captured = self.captured
-        if captured is None or not captured.takes(batch) or not self._stay(layers):
+        if captured is None or not layers or not self.replayed.issuperset(layers) or not captured.takes(batch):
             return self._through(layers, x_TD, batch)
         return captured.run(layers, partial(self._through, layers), x_TD, batch)
-
-    def _stay(self, layers: range) -> bool:
-        return len(layers) > 0 and all(number in self.resident for number in layers)
 
     def _through(self, layers: range, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         for number in layers:
@@ -100,14 +109,15 @@ class Layers:
 class MappedLayers:
     """Layers in mapped files, whose pages come and go."""
 
-    def __init__(self, layers: Mapping[int, Layer], streamer: Streamer) -> None:
+    def __init__(self, layers: Mapping[int, tuple[Unit, Layer]], streamer: Streamer) -> None:
         self._layers, self._streamer = layers, streamer
 
     @contextmanager
     def layer(self, number: int) -> Iterator[Layer]:
         """A layer, once its pages are there."""
-        with self._streamer.here(Unit("layer", number)):
-            yield self._layers[number]
+        unit, layer = self._layers[number]
+        with self._streamer.here(unit):
+            yield layer
 
     @property
     def stall_seconds(self) -> float:
@@ -120,10 +130,10 @@ class MappedLayers:
         return self._streamer.bytes_read
 
 
-def on_host(maker: LayerMaker, streamed: Sequence[int], streamer: Streamer | None) -> Layers:
+def on_host(makers: Sequence[LayerMaker], streamed: Sequence[int], streamer: Streamer | None) -> Layers:
     """Layers that are computed where they are stored, the `streamed` ones as the streamer brings them in."""
-    layers = {number: maker.made(number) for number in maker.weights}
+    layers = {maker.number: maker.made() for maker in makers}
     if streamer is None:
         return Layers(layers)
-    coming = {number: layers.pop(number) for number in streamed}
+    coming = {maker.number: (maker.unit, layers.pop(maker.number)) for maker in makers if maker.number in streamed}
     return Layers(layers, MappedLayers(coming, streamer))

@@ -61,7 +61,7 @@ class LoneShard:
         """The tokens that one step draws."""
         self._number += 1
         outcomes = self.shard.run(0, Step(self._number, runs, dropped or []), None)
-        if isinstance(outcomes, torch.Tensor):
+        if not isinstance(outcomes, list):
             raise TypeError("a shard with the head gave hidden rows")
         return [outcome.token for outcome in outcomes] if runs else []
 

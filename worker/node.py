@@ -8,7 +8,7 @@ import queue
 import resource
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,14 +22,17 @@ from potluck.models.open import UnsupportedModel, open_checkpoint
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.link import LinkTarget
+from potluck.proto.stream import StreamRole
 from potluck.worker import probe
-from potluck.worker.assignment import read_assignment, read_dtype, wire_dtype
+from potluck.worker.assignment import Share, read_assignment, read_dtype, wire_dtype
 from potluck.worker.device import choose_device
 from potluck.worker.emulation import Emulation, Slowness
 from potluck.worker.epochs import Epoch, Epochs, Ways
 from potluck.worker.executor import Executor
 from potluck.worker.fetch import Holder
+from potluck.worker.group import Group, SumTotals
 from potluck.worker.loading import Loader
+from potluck.worker.members import Members
 from potluck.worker.packing import WeightError
 from potluck.worker.shard import Shard
 from potluck.worker.shard_manifest import ShardFileError
@@ -82,6 +85,7 @@ class Node:
         self.holder = Holder(open_checkpoint)
         self._config = config
         self._slowness = Slowness(config.emulation.slow_down)
+        self._sums = SumTotals()
         self.executor = Executor(config.name, self._slowness)
         self._loader = Loader(config.cache, config.token, self.holder, config.emulation.disk)
         self._loading = threading.Lock()
@@ -121,10 +125,11 @@ class Node:
             weights, kv = Shard.required_bytes(share.spec, share.windows, share.config)
             streamed = Shard.streamed_bytes(share.spec, share.windows, share.config)
             self._check_memory(weights - streamed + min(streamed, assignment.stream_bytes) + kv)
-            shard = Shard(share.spec, share.windows, share.config)
+            members = self._members(assignment, share)
+            shard = Shard(share.spec, share.windows, share.config, self._groups(share, members))
             total = pb.LoadProgress(weight_bytes=weights, kv_bytes=kv)
             yield from _reported(lambda report: self._loader.load(assignment, share, shard, report), total)
-            self.epochs.add(self._epoch(assignment, shard, share.spec.hidden))
+            self.epochs.add(self._epoch(assignment, shard, share.spec.hidden, members))
             total.ready, total.activity = True, "ready"
             yield total
 
@@ -150,6 +155,8 @@ class Node:
             anonymous_bytes=memory.rss - getattr(memory, "shared", 0),
             stall_seconds=sum(shard.stall_seconds for shard in shards),
             streamed_bytes=sum(shard.brought_bytes for shard in shards),
+            sums=self._sums.sums,
+            sum_seconds=self._sums.seconds,
             uptime_seconds=uptime,
         )
 
@@ -173,17 +180,28 @@ class Node:
                 Refusal.OVERSIZED,
             )
 
-    def _epoch(self, assignment: pb.Assignment, shard: Shard, hidden: int) -> Epoch:
-        peers = {peer.node: peer for peer in assignment.peers}
-        nexts = {w.stage: w.next_node for w in assignment.windows}
-        others = set(nexts.values()) - {"", self._config.name}
-        targets = {node: self._target(peers[node], assignment.epoch) for node in others}
+    def _epoch(self, assignment: pb.Assignment, shard: Shard, hidden: int, members: Members) -> Epoch:
+        nexts = {w.stage: tuple(w.next_nodes) for w in assignment.windows}
+        targets = self._targets(assignment, {node for nodes in nexts.values() for node in nodes}, "worker")
         ways = Ways(nexts, targets, wire_dtype(assignment.dtype), hidden, assignment.max_rows)
-        return Epoch(assignment.epoch, shard, ways)
+        return Epoch(assignment.epoch, shard, ways, members)
 
-    def _target(self, peer: pb.Peer, epoch: int) -> LinkTarget:
+    def _members(self, assignment: pb.Assignment, share: Share) -> Members:
+        others = {node for group in share.groups.values() for node in group.nodes}
+        return Members(self._config.name, self._targets(assignment, others, "member"))
+
+    def _groups(self, share: Share, members: Members) -> dict[int, Group]:
+        own, apart = self._config.name, self._slowness.apart
+        return {stage: Group(plan, own, members.link, apart, self._sums) for stage, plan in share.groups.items()}
+
+    def _targets(self, assignment: pb.Assignment, nodes: Iterable[str], role: StreamRole) -> dict[str, LinkTarget]:
+        peers = {peer.node: peer for peer in assignment.peers}
+        others = set(nodes) - {self._config.name}
+        return {node: self._target(peers[node], assignment.epoch, role) for node in others}
+
+    def _target(self, peer: pb.Peer, epoch: int, role: StreamRole) -> LinkTarget:
         config, shape = self._config, self._config.emulation.link(peer.node)
-        return LinkTarget(config.name, peer.node, peer.address, config.token, epoch, "worker", shape, peer.data_port)
+        return LinkTarget(config.name, peer.node, peer.address, config.token, epoch, role, shape, peer.data_port)
 
 
 def _reported(

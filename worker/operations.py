@@ -35,6 +35,7 @@ class Operations:
         attend: (q, pool, plan, scale) -> (T, H, E) in q's dtype.
         reads_unwritten: whether `attend` reads slots that nobody wrote, to give them no weight: old content, which may
             be NaN, must be wiped before.
+        sum: what attention or FFN gave -> that of all members of the window's group; a node alone has it already.
     """
 
     norm: Callable[[torch.Tensor, torch.Tensor, float, torch.dtype], torch.Tensor]
@@ -43,6 +44,7 @@ class Operations:
     plan: Callable[[Sequence[Span], Paging], Plan]
     attend: Callable[[torch.Tensor, torch.Tensor, Plan, float], torch.Tensor]
     reads_unwritten: bool
+    sum: Callable[[torch.Tensor], torch.Tensor] = lambda part_TD: part_TD
 
 
 CPU = Operations(rms_norm, gated, place_qkv, plan_attention, paged_attention, reads_unwritten=True)

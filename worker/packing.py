@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from itertools import repeat
 
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType, quants
 
-from potluck.kernels.packed import PLAIN, ROWS, PackedMatrix
+from potluck.kernels.packed import PLAIN, PackedMatrix
 from potluck.models.checkpoint import Checkpoint, TensorEntry
 from potluck.models.decode import decode, stored_rows
-from potluck.models.encodings import encoded_bytes
-from potluck.models.grouped import grouped_blocks
+from potluck.models.grouped import grouped_blocks, stored_order
 from potluck.models.grouped_format import grouped_format
 from potluck.models.roles import TensorKey, shape_of
 from potluck.models.spec import ModelSpec
 from potluck.worker.pieces import BFLOAT16, FLOAT16, FLOAT32, ORDER, Piece
+from potluck.worker.stored_parts import EVERY_ROW, Rows, parts_of
+from potluck.worker.takes import ALL, Take, length, widened
 
 _TORCH = {FLOAT32: torch.float32, "F32": torch.float32, BFLOAT16: torch.bfloat16, "BF16": torch.bfloat16}
 _TORCH |= {FLOAT16: torch.float16, "F16": torch.float16}
-_AT_ONCE = 4 << 20  # numbers that are decoded together; 16 MiB as float32
 Change = Callable[[TensorKey, torch.Tensor], torch.Tensor]
 
 
@@ -49,51 +49,70 @@ class Packer:
             CheckpointError: its bytes are damaged.
             KeyError: the checkpoint has no such tensor.
         """
-        for key in piece.keys:
+        for key, take in zip(piece.keys, piece.takes or repeat(ALL), strict=False):
             entry = self.checkpoint.entries[key]
+            wanted = shape_of(self.spec, key.role)
+            if entry.shape != wanted and (take != ALL or piece.encoding not in _TORCH):
+                raise _misfit(key, entry.shape, wanted)
             if piece.encoding == ORDER:
                 yield _bytes(self._grouped(entry)[2])
             elif piece.encoding in _TORCH:
-                yield from self._plain(piece, entry)
+                yield from self._plain(piece, entry, take)
             else:
-                yield from self._quantized(piece, entry)
+                yield from self._quantized(piece, entry, take)
 
-    def _plain(self, piece: Piece, entry: TensorEntry) -> Iterator[torch.Tensor]:
+    def _plain(self, piece: Piece, entry: TensorEntry, take: Take) -> Iterator[torch.Tensor]:
         shape, found = shape_of(self.spec, entry.key.role), 0
-        for part in self._decoded(entry):
+        rows = shape[0] if take.rows is None else length(take.rows)
+        for part in self._decoded(entry, take):
             found += len(part)
-            if part.shape[1:] != shape[1:] or found > shape[0]:
+            if part.shape[1:] != shape[1:] or found > rows:
                 raise _misfit(entry.key, tuple(part.shape), shape)
-            stored = _bytes(part.to(_TORCH[piece.encoding]))
+            stored = _bytes(
+                (part if take.columns is None else part[:, slice(*take.columns)]).to(_TORCH[piece.encoding])
+            )
             if piece.encoding in PLAIN:
                 yield PackedMatrix.pack(piece.encoding, stored.view(len(part), -1), piece.shape[1]).data
             else:
                 yield stored.reshape(-1)
-        if found != shape[0]:
-            raise _misfit(entry.key, (found, *shape[1:]), shape)
+        if found != rows:
+            raise _misfit(entry.key, (found, *shape[1:]), (rows, *shape[1:]))
 
-    def _decoded(self, entry: TensorEntry) -> Iterator[torch.Tensor]:
-        for part, raw in _parts(entry, self.checkpoint.raw(entry.key)):
-            tensor = decode(part, raw)
+    def _decoded(self, entry: TensorEntry, take: Take) -> Iterator[torch.Tensor]:
+        for part in parts_of(entry, self.checkpoint.raw(entry.key), self._rows(take)):
+            tensor = decode(part.entry, part.raw)[part.rows]
             yield self.change(entry.key, tensor) if self.change else tensor
 
-    def _quantized(self, piece: Piece, entry: TensorEntry) -> Iterator[torch.Tensor]:
-        if entry.shape != (shape := shape_of(self.spec, entry.key.role)):
-            raise _misfit(entry.key, entry.shape, shape)
+    def _rows(self, take: Take) -> Rows:
+        if take.rows is None:
+            return EVERY_ROW
+        if take.follows is None:
+            return slice(*take.rows)
+        order_I = stored_order(self.checkpoint.entries[take.follows], self.checkpoint.raw(take.follows))
+        return torch.from_numpy(order_I[slice(*take.rows)])
+
+    def _quantized(self, piece: Piece, entry: TensorEntry, take: Take) -> Iterator[torch.Tensor]:
         if grouped_format(entry.encoding) is not None:
-            encoding, blocks_OB, _ = self._grouped(entry)
-            if encoding != piece.encoding:
-                raise _other_format(entry.key)
-            yield PackedMatrix.pack(encoding, blocks_OB, piece.shape[1]).data
+            yield self._of_groups(piece, entry, take)
             return
-        for part, raw in _parts(entry, self.checkpoint.raw(entry.key)):
+        # Rows are quantised before they are cut: a member has the numbers that a single node has.
+        for part in parts_of(entry, self.checkpoint.raw(entry.key), self._rows(take)):
             if entry.encoding == piece.encoding:
-                blocks_OB = stored_rows(part, raw)
+                blocks_OB = stored_rows(part.entry, part.raw)
             elif entry.encoding in PLAIN:
-                blocks_OB = _quantize(decode(part, raw), piece.encoding)
+                blocks_OB = _quantize(decode(part.entry, part.raw), piece.encoding)
             else:
                 raise _other_format(entry.key)
-            yield PackedMatrix.pack(piece.encoding, blocks_OB, piece.shape[1]).data
+            kept_OB = _columns(blocks_OB[part.rows], piece, entry, take)
+            yield PackedMatrix.pack(piece.encoding, kept_OB, piece.shape[1]).data
+
+    def _of_groups(self, piece: Piece, entry: TensorEntry, take: Take) -> torch.Tensor:
+        encoding, blocks_OB, order_I = self._grouped(entry)
+        ordered = str(entry.key) in self.spec.ordered
+        if encoding != piece.encoding or (take.columns is not None and not ordered and not _is_sorted(order_I)):
+            raise _other_format(entry.key)
+        kept_OB = _columns(blocks_OB[self._rows(take)], piece, entry, take)
+        return PackedMatrix.pack(encoding, kept_OB, piece.shape[1]).data
 
     def _grouped(self, entry: TensorEntry) -> tuple[str, torch.Tensor, torch.Tensor]:
         """Encoding, blocks and the order of columns; a matrix and its order are asked for one after the other."""
@@ -108,23 +127,17 @@ def _other_format(key: TensorKey) -> WeightError:
     return WeightError(f"tensor {key} is stored in another format than the plan was made for; plan again")
 
 
-def _parts(entry: TensorEntry, raw: memoryview) -> Iterator[tuple[TensorEntry, memoryview]]:
-    """A matrix in whole groups of rows, as many as are decoded at once; rows that change places stay together."""
-    if len(entry.shape) != 2 or entry.transform == "unpermute" or len(raw) != entry.nbytes:
-        yield entry, raw
-        return
-    try:
-        row = encoded_bytes(entry.encoding, (1, entry.shape[1]))
-    except ValueError:
-        yield entry, raw
-        return
-    step = max(ROWS, _AT_ONCE // entry.shape[1] // ROWS * ROWS)
-    for first in range(0, entry.shape[0], step):
-        rows = min(step, entry.shape[0] - first)
-        yield (
-            replace(entry, shape=(rows, entry.shape[1]), nbytes=rows * row),
-            raw[first * row : (first + rows) * row],
-        )
+def _is_sorted(order_I: torch.Tensor) -> bool:
+    return torch.equal(order_I, torch.arange(len(order_I)))
+
+
+def _columns(blocks_OB: torch.Tensor, piece: Piece, entry: TensorEntry, take: Take) -> torch.Tensor:
+    """The blocks that hold the columns a member takes."""
+    if take.columns is None:
+        return blocks_OB
+    first, end = widened(piece.encoding, take.columns)
+    row, columns = blocks_OB.shape[1], entry.shape[1]
+    return blocks_OB[:, first * row // columns : end * row // columns]
 
 
 def _quantize(weight_OI: torch.Tensor, encoding: str) -> torch.Tensor:

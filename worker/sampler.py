@@ -67,10 +67,14 @@ class Sampler:
         answers = {run.sequence: _Answer() for run in step.runs if run.outputs != Outputs.NONE}
         for row in rows:
             answers[row.run.sequence].error = self._refusal(row) or answers[row.run.sequence].error
-        at_once = max(1, _LOGITS_AT_ONCE // self._vocab)
-        for begin in range(0, len(rows), at_once):
-            self._answer(rows[begin : begin + at_once], self._logits(x_RD[begin : begin + at_once]), answers)
+        for some in self.at_once(len(rows)):
+            self._answer(rows[some], self._logits(x_RD[some]), answers)
         return [_outcome(sequence, answer) for sequence, answer in answers.items()]
+
+    def at_once(self, rows: int) -> list[slice]:
+        """Rows whose logits are asked for together; the members of a group must know, because each brings a part."""
+        size = max(1, _LOGITS_AT_ONCE // self._vocab)
+        return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
 
     def _rows(self, run: Run) -> list[_Row]:
         if run.outputs == Outputs.NONE:

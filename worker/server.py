@@ -107,6 +107,8 @@ class WorkerService(rpc.WorkerServicer):
         try:
             head = read_head(context.invocation_metadata())
             epoch = self._needed(context).epochs.get(head.epoch)
+            if head.role == "member":
+                raise FrameError("parts of sums travel over TCP only")
             if head.role == "coordinator":
                 yield from self._answer(epoch, head.node, request_iterator, context)
             else:

@@ -5,8 +5,8 @@ Called from one thread. Windows of one node share weights, KV and what was worke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -17,21 +17,23 @@ from potluck.models.rope import inverse_frequencies
 from potluck.models.spec import ModelSpec, Rope
 from potluck.proto.step import Outcome, Step
 from potluck.worker.batch import Batch, BatchBuilder
-from potluck.worker.decoder import embed, logits
-from potluck.worker.kv import BlockTables, new_pools
+from potluck.worker.decoder import embed, embed_some, logits
+from potluck.worker.group import Combine
+from potluck.worker.kv import BlockTables, new_pool
 from potluck.worker.layers import LayerMaker, Layers, on_host
 from potluck.worker.operations import operations_of
-from potluck.worker.pieces import Unit
+from potluck.worker.pieces import Unit, head_unit
 from potluck.worker.residence import Matrix
 from potluck.worker.sampler import Sampler
 from potluck.worker.streaming import Streamer
-from potluck.worker.weights import Assembly, HeadWeights, WeightSource, bytes_of
+from potluck.worker.weights import Assembly, HeadWeights, Placed, WeightSource, bytes_of
 from potluck.worker.windows import (
     ShardConfig,
     Window,
     check_windows,
     is_head_only,
     layers_of,
+    query_group,
     streamed_units,
     units_of_windows,
 )
@@ -58,12 +60,23 @@ class _Underway:
 class Shard:
     """Runs windows of the model spec. Build it, load it, then run steps in order of their numbers."""
 
-    def __init__(self, spec: ModelSpec, windows: Sequence[Window], config: ShardConfig) -> None:
-        """Raises ValueError where the windows are not distinct parts of the model."""
+    def __init__(
+        self,
+        spec: ModelSpec,
+        windows: Sequence[Window],
+        config: ShardConfig,
+        groups: Mapping[int, Combine] | None = None,
+    ) -> None:
+        """`groups`: by stage, of the windows that this node runs together with others.
+
+        Raises:
+            ValueError: the windows are not distinct parts of the model.
+        """
         check_windows(spec, windows)
         self._spec = spec
         self._config = config
         self._windows = {window.stage: window for window in windows}
+        self._groups = dict(groups or {})
         self._tables = BlockTables(config.kv_shape)
         self._underway: dict[int, _Underway] = {}
         self._number = 0
@@ -75,13 +88,16 @@ class Shard:
         self._sampler = Sampler(spec.vocab, self._logits)
         paging = Paging(config.block_size, None, config.dtype, config.device)
         owned = [spec.layers[layer] for layer in layers_of(windows)]
-        self._operations = operations_of(config.kernels, spec.heads // spec.kv_heads)
+        group = query_group(spec, windows) if config.kernels == "gpu" else 0
+        self._operations = operations_of(config.kernels, group)
         self._builder = BatchBuilder(owned, paging, self._rotary_table, self._operations)
 
     @staticmethod
     def required_bytes(spec: ModelSpec, windows: Sequence[Window], config: ShardConfig) -> tuple[int, int]:
         """Bytes of weights and of KV that a shard of these windows allocates."""
-        kv = len(list(layers_of(windows))) * config.kv_shape.bytes_per_layer(spec, config.dtype)
+        kv = sum(
+            len(window.layers) * config.kv_shape.bytes_per_layer(window.spec(spec), config.dtype) for window in windows
+        )
         return bytes_of(spec, units_of_windows(spec, windows), config.form, config.residence), kv
 
     @staticmethod
@@ -132,24 +148,34 @@ class Shard:
         assembly = Assembly(self._spec, config.form, config.residence)
         placed = {unit: weights.place(unit) for unit in self.units}
         self._weights, self._streamer = weights, weights.streamer
-        if any(window.embedding for window in windows):
-            self._embedding = assembly.embedding(placed[Unit("embedding")])
-        if any(window.head for window in windows):
-            matrix = Unit("embedding") if self._spec.tied_head else Unit("head")
-            self._head = assembly.head(placed[Unit("output_norm")], matrix, placed[matrix])
-        like = torch.empty(0, dtype=config.dtype, device=config.device)
-        pools = new_pools(layers_of(windows), self._spec, config.kv_shape, like)
-        sources = {number: partial(assembly.layer, number, placed[Unit("layer", number)]) for number in pools}
+        for window in windows:
+            if window.embedding:
+                unit = Unit("embedding", cut=window.cut)
+                self._embedding = assembly.embedding(unit, placed[unit])
+            if window.head:
+                unit = head_unit(self._spec, window.cut)
+                self._head = assembly.head(placed[Unit("output_norm")], unit, placed[unit])
         # Last: how many streamed layers a GPU holds depends on what everything else has left.
-        self._layers = self._made_layers(LayerMaker(self._spec, self._operations, pools, sources))
+        self._layers = self._made_layers(
+            [self._maker(window, unit, assembly, placed[unit]) for window in windows for unit in window.layer_units]
+        )
 
-    def _made_layers(self, maker: LayerMaker) -> Layers:
+    def _maker(self, window: Window, unit: Unit, assembly: Assembly, placed: Placed) -> LayerMaker:
+        spec, group = window.spec(self._spec), self._groups.get(window.stage)
+        operations = replace(self._operations, sum=group.sum) if group else self._operations
+        like = torch.empty(0, dtype=self._config.dtype, device=self._config.device)
+        pool_NS2KE = new_pool(spec, self._config.kv_shape, like)
+        nbytes = bytes_of(self._spec, [unit], self._config.form, self._config.residence)
+        weights = partial(assembly.layer, unit, placed)
+        return LayerMaker(unit, spec, operations, pool_NS2KE, weights, nbytes, group is not None)
+
+    def _made_layers(self, makers: Sequence[LayerMaker]) -> Layers:
         streamed = [unit.layer for unit in self.streamed_units if unit.layer is not None]
         if self._config.kernels == "cpu":
-            return on_host(maker, streamed, self._streamer)
+            return on_host(makers, streamed, self._streamer)
         from potluck.worker.gpu.layers import on_gpu
 
-        return on_gpu(maker, streamed, self._streamer, self._config)
+        return on_gpu(makers, streamed, self._streamer, self._config)
 
     def close(self) -> None:
         """No step will run any more."""
@@ -182,7 +208,7 @@ class Shard:
             self._arrive(step)
 
     @torch.inference_mode()
-    def run(self, stage: int, step: Step, x_TD: torch.Tensor | None) -> torch.Tensor | list[Outcome]:
+    def run(self, stage: int, step: Step, x_TD: torch.Tensor | None) -> torch.Tensor | list[Outcome] | None:
         """Run one window of a step.
 
         Args:
@@ -191,13 +217,15 @@ class Shard:
             x_TD: None for the window with the embedding, else the hidden rows that the stage before returned.
 
         Returns:
-            Outcomes, in order of the runs that sample, from the window with the head; else hidden rows (T, D), of
-            the sampled rows only where the next stage is the head alone.
+            Outcomes, in order of the runs that sample, from the window with the head (None from a member of its group
+            that does not lead); else hidden rows (T, D), of the sampled rows only where the next stage is the head
+            alone.
 
         Raises:
             StepError: an unknown stage, a step out of order, or rows that do not fit it.
             KvError: the step's KV blocks are impossible; nothing was changed.
             ShardFileError, StreamError: weights that it was computed with were gone.
+            MemberError: another member of the window's group is gone.
         """
         window = self._windows.get(stage)
         if window is None:
@@ -208,16 +236,25 @@ class Shard:
         underway.ahead.pop(0)
         if not underway.ahead:
             del self._underway[step.number]
+        if group := self._groups.get(stage):
+            group.begin()
         x_TD = self._enter(window, underway, x_TD)
         if len(x_TD):
             x_TD = self._layers.run(window.layers, x_TD, underway.batch)
         wants_sampled = window.next_wants_sampled or (window.head and not is_head_only(window))
         if wants_sampled and underway.batch.sampled_R is not None:
             x_TD = x_TD.index_select(0, underway.batch.sampled_R)
-        out = self._sampler.sample(step, x_TD) if window.head else self._leave(stage, x_TD)
+        out = self._answer(group, step, x_TD) if window.head else self._leave(stage, x_TD)
         if self._weights is not None:
             self._weights.check()
         return out
+
+    def _answer(self, group: Combine | None, step: Step, x_TD: torch.Tensor) -> list[Outcome] | None:
+        if group is None or group.leads:
+            return self._sampler.sample(step, x_TD)
+        for rows in self._sampler.at_once(len(x_TD)):
+            group.gather(self._part_of_logits(x_TD[rows]))
+        return None
 
     def _arrive(self, step: Step) -> _Underway:
         if step.number != self._number + 1:
@@ -242,7 +279,10 @@ class Shard:
         if window.embedding:
             if x_TD is not None or self._embedding is None:
                 raise StepError(f"stage {window.stage} begins with tokens; it takes no hidden rows")
-            return embed(self._spec, self._embedding, underway.batch.tokens_T)
+            tokens_T, group = underway.batch.tokens_T, self._groups.get(window.stage)
+            if group is None or window.cut is None:
+                return embed(self._spec, self._embedding, tokens_T)
+            return group.sum(embed_some(self._spec, self._embedding, tokens_T, window.cut.vocabulary)).clone()
         rows = underway.sampled if is_head_only(window) else underway.step.rows
         if x_TD is None or x_TD.shape != (rows, self._spec.hidden) or x_TD.dtype != self._config.dtype:
             found = "nothing" if x_TD is None else f"{tuple(x_TD.shape)} {x_TD.dtype}"
@@ -256,6 +296,14 @@ class Shard:
         return x_TD if stage + 1 in self._windows else x_TD.cpu()
 
     def _logits(self, x_RD: torch.Tensor) -> torch.Tensor:
+        part_RV = self._part_of_logits(x_RD)
+        group = self._groups.get(max(self._windows))
+        gathered_RV = group.gather(part_RV) if group else part_RV
+        if gathered_RV is None:
+            raise StepError("a member that does not lead cannot sample")
+        return gathered_RV
+
+    def _part_of_logits(self, x_RD: torch.Tensor) -> torch.Tensor:
         if self._head is None:
             raise StepError("the shard's weights were never loaded")
         return logits(self._spec, self._head, x_RD, self._operations).cpu()

@@ -48,7 +48,7 @@ class ShardStore:
 
     def path(self, unit: Unit, pieces: Sequence[Piece]) -> Path:
         """Where a unit's file is, or will be."""
-        described = [(piece.name, [str(key) for key in piece.keys], piece.encoding, piece.shape) for piece in pieces]
+        described = [_described(piece) for piece in pieces]
         digest = blake3(msgspec.msgpack.encode((_LAYOUT, str(unit), described))).hexdigest()[:12]
         return self._folder / f"{unit}.{digest}.shard"
 
@@ -127,6 +127,12 @@ class ShardStore:
                 mapping.close()
                 raise
         return MappedUnit(unit, mapping, manifest)
+
+
+def _described(piece: Piece) -> tuple[object, ...]:
+    """What a piece holds; what it takes of its tensors only where that is not all, so that whole ones keep names."""
+    whole = piece.name, [str(key) for key in piece.keys], piece.encoding, piece.shape
+    return (*whole, piece.takes) if piece.takes else whole
 
 
 def _remove_left_behind(path: Path) -> None:

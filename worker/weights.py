@@ -9,9 +9,12 @@ from typing import Protocol
 import torch
 
 from potluck.models.spec import ModelSpec
+from potluck.worker.cut import local_spec
+from potluck.worker.own_inputs import OwnInputs
 from potluck.worker.pieces import BFLOAT16, FLOAT16, FLOAT32, ORDER, Form, Piece, Unit, pieces_of
 from potluck.worker.residence import Matrix, Product, Residence
 from potluck.worker.streaming import Streamer
+from potluck.worker.takes import length, own_inputs, widened
 
 _TORCH = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16, FLOAT16: torch.float16, ORDER: torch.int64}
 
@@ -85,30 +88,30 @@ class Assembly:
     def __init__(self, spec: ModelSpec, form: Form, residence: Residence) -> None:
         """`form`: of the pieces."""
         self._spec, self._form, self._residence = spec, form, residence
-        self._embedding: Matrix | None = None
+        self._embeddings: dict[Unit, Matrix] = {}
 
-    def embedding(self, placed: Placed) -> Matrix:
-        """The embedding matrix (vocab, hidden)."""
+    def embedding(self, unit: Unit, placed: Placed) -> Matrix:
+        """The embedding matrix (vocab, hidden), or the rows that the unit's cut takes of it."""
         # A tied head multiplies by the same one: it must not lie on a device twice.
-        if self._embedding is None:
-            (self._embedding,) = self._matrices(Unit("embedding"), placed, "matrix")
-        return self._embedding
+        if unit not in self._embeddings:
+            (self._embeddings[unit],) = self._matrices(unit, placed, "matrix")
+        return self._embeddings[unit]
 
     def head(self, norm: Placed, unit: Unit, matrix: Placed) -> HeadWeights:
         """The head, from the unit of its matrix; a tied one multiplies by the embedding's."""
-        tied = unit == Unit("embedding")
-        matrices = [self.embedding(matrix)] if tied else self._matrices(unit, matrix, "matrix")
+        tied = unit.name == "embedding"
+        matrices = [self.embedding(unit, matrix)] if tied else self._matrices(unit, matrix, "matrix")
         output = self._residence.product(matrices, None, self._orders(unit, matrix, "matrix", len(matrices)))
         return HeadWeights(self._vectors(Unit("output_norm"), norm)["output_norm"], output)
 
-    def layer(self, number: int, placed: Placed) -> LayerWeights:
-        """One layer."""
-        spec, unit = self._spec, Unit("layer", number)
+    def layer(self, unit: Unit, placed: Placed) -> LayerWeights:
+        """One layer, or what the unit's cut takes of it: then `output` and `down` give partial sums."""
+        spec = self._spec if unit.cut is None else local_spec(self._spec, unit.cut)
         vectors = self._vectors(unit, placed)
         return LayerWeights(
             attention_norm=vectors["attention_norm"],
-            qkv=self._product(unit, placed, "qkv", ("q_bias", "k_bias", "v_bias") if spec.qkv_bias else ()),
-            output=self._product(unit, placed, "output", ("o_bias",) if spec.output_bias else ()),
+            qkv=self._product(unit, placed, "qkv", ("q_bias", "k_bias", "v_bias")),
+            output=self._product(unit, placed, "output", ("o_bias",)),
             ffn_norm=vectors["ffn_norm"],
             gate_up=self._product(unit, placed, "gate_up", ()),
             down=self._product(unit, placed, "down", ()),
@@ -128,12 +131,31 @@ class Assembly:
     def _product(self, unit: Unit, placed: Placed, name: str, biases: Sequence[str]) -> Product:
         matrices = self._matrices(unit, placed, name)
         vectors = self._vectors(unit, placed) if biases else {}
-        bias_O = torch.cat([vectors[bias] for bias in biases]) if biases else None
-        return self._residence.product(matrices, bias_O, self._orders(unit, placed, name, len(matrices)))
+        found = [vectors[bias] for bias in biases if bias in vectors]
+        bias_O = torch.cat(found) if found else None
+        product = self._residence.product(matrices, bias_O, self._orders(unit, placed, name, len(matrices)))
+        return self._of_own_inputs(unit, name, product)
+
+    def _of_own_inputs(self, unit: Unit, name: str, product: Product) -> Product:
+        """The product for what a member computes, where it multiplies by some columns only."""
+        (piece, *_) = self._pieces(unit, name)
+        take = piece.takes[0] if piece.takes else None
+        if unit.cut is None or take is None:
+            return product
+        own = own_inputs(self._spec, piece.keys[0].role, unit.cut)
+        if take.inputs is not None:
+            # The order of its columns names the last of these where a column counts for nothing.
+            return OwnInputs(product, own, 0, length(own) + 1)
+        if take.columns is not None:
+            before = take.columns[0] - widened(piece.encoding, take.columns)[0]
+            return OwnInputs(product, own, before, piece.shape[1])
+        return product
+
+    def _pieces(self, unit: Unit, name: str) -> list[Piece]:
+        return [piece for piece in pieces_of(self._spec, unit, self._form) if piece.name.startswith(f"{name}.")]
 
     def _matrices(self, unit: Unit, placed: Placed, name: str) -> list[Matrix]:
-        pieces = [piece for piece in pieces_of(self._spec, unit, self._form) if piece.name.startswith(f"{name}.")]
-        return [self._matrix(piece, placed) for piece in pieces if piece.encoding != ORDER]
+        return [self._matrix(piece, placed) for piece in self._pieces(unit, name) if piece.encoding != ORDER]
 
     def _matrix(self, piece: Piece, placed: Placed) -> Matrix:
         if piece.is_plain:
@@ -147,7 +169,8 @@ class Assembly:
         for piece in pieces_of(self._spec, unit, self._form):
             if piece.name == name:
                 order_I = _plain(piece, placed)
-                return None if torch.equal(order_I, torch.arange(len(order_I))) else order_I
+                sorted_already = not piece.takes and torch.equal(order_I, torch.arange(len(order_I)))
+                return None if sorted_already else order_I
         return None
 
 

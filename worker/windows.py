@@ -9,6 +9,7 @@ import torch
 
 from potluck.kernels.packed import has_vectors
 from potluck.models.spec import ModelSpec, Part, PartKind
+from potluck.worker.cut import Cut, check_cut, local_spec
 from potluck.worker.kv import KvShape
 from potluck.worker.operations import Kernels
 from potluck.worker.pieces import Form, Unit, units_of
@@ -20,7 +21,7 @@ class Window:
     """Consecutive parts run as one stage: maybe the embedding, some layers, maybe the head.
 
     `next_wants_sampled`: the next stage is the head alone, so only the sampled rows go on. `streamed`: its layers are
-    read for every step instead of staying in memory.
+    read for every step instead of staying in memory. `cut`: what this node holds of it where a group runs it.
     """
 
     stage: int
@@ -29,6 +30,16 @@ class Window:
     head: bool
     next_wants_sampled: bool = False
     streamed: bool = False
+    cut: Cut | None = None
+
+    def spec(self, spec: ModelSpec) -> ModelSpec:
+        """The shape of what this node computes with in it."""
+        return spec if self.cut is None else local_spec(spec, self.cut)
+
+    @property
+    def layer_units(self) -> list[Unit]:
+        """The units of its layers."""
+        return [Unit("layer", layer, self.cut) for layer in self.layers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +128,25 @@ def parts_of(windows: Sequence[Window]) -> Iterator[Part]:
 
 def units_of_windows(spec: ModelSpec, windows: Sequence[Window]) -> list[Unit]:
     """The units of some windows, each once, in the order in which a token needs them."""
-    return units_of(spec, {part.kind for part in parts_of(windows)}, layers_of(windows))
+    units = [unit for w in windows for unit in units_of(spec, {p.kind for p in parts_of([w])}, w.layers, w.cut)]
+    return list(dict.fromkeys(units))
 
 
 def streamed_units(windows: Sequence[Window]) -> list[Unit]:
     """Units that do not stay in memory, in the order in which a step needs them."""
-    return [Unit("layer", layer) for window in windows if window.streamed for layer in window.layers]
+    return [unit for window in windows if window.streamed for unit in window.layer_units]
+
+
+def query_group(spec: ModelSpec, windows: Sequence[Window]) -> int:
+    """Query heads that share a KV head, as this node computes.
+
+    Raises:
+        ValueError: it would be another number in another window.
+    """
+    groups = {window.spec(spec).heads // window.spec(spec).kv_heads for window in windows if window.layers}
+    if len(groups) > 1:
+        raise ValueError("a node's windows must have whole KV heads, or all of them the same part of one")
+    return groups.pop() if groups else spec.heads // spec.kv_heads
 
 
 def check_windows(spec: ModelSpec, windows: Sequence[Window]) -> None:
@@ -135,6 +159,9 @@ def check_windows(spec: ModelSpec, windows: Sequence[Window]) -> None:
         raise ValueError("a shard needs at least one window")
     if len({window.stage for window in windows}) < len(windows):
         raise ValueError("two windows have the same stage number")
+    for window in windows:
+        if window.cut is not None:
+            check_cut(spec, window.cut)
     parts = list(parts_of(windows))
     if len(set(parts)) < len(parts):
         raise ValueError("a part appears in two windows of one shard")

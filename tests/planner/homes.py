@@ -1,10 +1,12 @@
 """Models and fleets for the planner's tests, by hand and drawn by hypothesis."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 from hypothesis import strategies as st
 
 from potluck.models.spec import LayerSpec, ModelSpec, Part, PartKind, Rope
+from potluck.planner.all_reduce import Algorithm, AllReduce, Wire
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
 from potluck.planner.plan import Plan, Prediction, Purpose, Residency, Route, Share, Stage
 
@@ -109,15 +111,18 @@ def shares(draw):
     def ranges():
         return st.tuples(st.integers(0, 50), st.integers(1, 50)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
+    axis = draw(st.sampled_from(["kv_heads", "heads"]))
+    residency = draw(st.sampled_from(Residency))
     ends = draw(st.lists(st.fractions(0, 1, max_denominator=64), min_size=2, max_size=2, unique=True))
     return Share(
         NodeName(draw(NAMES)),
-        kv_heads=draw(st.none() | ranges()),
+        **{axis: draw(st.none() | ranges())},
         ffn_columns=draw(st.none() | ranges()),
         vocabulary=draw(st.none() | ranges()),
         experts=draw(st.none() | st.lists(st.integers(0, 64), min_size=1, max_size=3).map(tuple)),
         sequence=draw(st.just((Fraction(0), Fraction(1))) | st.just(tuple(sorted(ends)))),
-        residency=draw(st.sampled_from(Residency)),
+        residency=residency,
+        window=draw(st.none() | st.integers(1, 9)) if residency is Residency.STREAMED else None,
     )
 
 
@@ -126,7 +131,11 @@ def plans(draw, spec):
     """Any plan the types can say, right or wrong."""
     groups = st.lists(shares(), min_size=1, max_size=2).map(tuple)
     parts = st.lists(st.sampled_from(list(spec.parts())), min_size=1, max_size=8).map(tuple) | _runs(spec)
-    stages = st.builds(Stage, parts, groups, st.dictionaries(st.sampled_from(PartKind), groups, max_size=2))
+    kinds = st.dictionaries(st.sampled_from(PartKind), groups, max_size=2)
+    sums = st.builds(AllReduce, st.none() | st.sampled_from(Algorithm), st.none() | st.sampled_from(Wire))
+    stages = st.builds(Stage, parts, groups, kinds, sums).map(
+        lambda stage: stage if stage.is_group else replace(stage, all_reduce=AllReduce())
+    )
     routes = st.builds(Route, st.lists(stages, min_size=1, max_size=3).map(tuple), st.sampled_from(Purpose))
     sizes = st.dictionaries(NAMES.map(NodeName), st.integers(0, 2**50), max_size=3)
     times = st.floats(0, 1e6)

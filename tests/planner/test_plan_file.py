@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potluck.models.spec import Part, PartKind
+from potluck.planner.all_reduce import Algorithm, AllReduce
+from potluck.planner.executable import executable_stages
 from potluck.planner.fields import FieldError
 from potluck.planner.fleet_file import fleet_from_data
 from potluck.planner.goal import Goal
@@ -18,7 +20,7 @@ from potluck.planner.part_names import part_names
 from potluck.planner.plan import Purpose, Residency, Share
 from potluck.planner.plan_file import plan_from_data, plan_to_data
 from potluck.planner.solve import solve
-from potluck.planner.validate import single_node_stages, validate
+from potluck.planner.validate import validate
 from potluck.planner.yaml_text import read_yaml
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -40,7 +42,7 @@ def trio():
 def test_a_plan_by_hand(smollm2):
     plan = plan_from_data(read_yaml(RING), smollm2)
     validate(plan, trio(), smollm2)
-    stages = single_node_stages(plan)
+    stages = executable_stages(plan)
     assert [(stage.node, stage.layers) for stage in stages] == [
         ("desktop", range(10)),
         ("laptop", range(10, 20)),
@@ -105,6 +107,81 @@ def test_parts_are_written_short(homes):
     assert part_names([Part(PartKind.FFN, 1), Part(PartKind.ATTENTION, 1)]) == ["ffn 1", "attention 1"]
 
 
+GROUPS = """
+model: smollm2
+dtype: bfloat16
+kv_tokens: 8192
+stages:
+  - {node: desktop, parts: embedding}
+  - parts: layers 0-29
+    nodes: [desktop, laptop, nas]
+    split: [5, 2, 1]
+    residency: streamed
+    window: 2
+    all_reduce: {algorithm: direct, wire: auto}
+  - parts: head
+    shares: [{node: nas, heads: 0-8, vocabulary: 0-16383}, {node: laptop, vocabulary: 16384-49151}]
+"""
+
+
+def test_groups_by_proportions_and_by_shares(smollm2):
+    plan = plan_from_data(read_yaml(GROUPS), smollm2)
+    _, layers, head = plan.routes[0].stages
+    kept = {"residency": Residency.STREAMED, "window": 2}
+    assert layers.shares == (
+        Share("desktop", (0, 1), (0, 1024), **kept),
+        Share("laptop", (1, 2), (1024, 1280), **kept),
+        Share("nas", (2, 3), (1280, 1536), **kept),
+    )
+    assert layers.all_reduce == AllReduce(Algorithm.DIRECT) and head.all_reduce == AllReduce()
+    assert head.shares == (Share("nas", None, None, (0, 16384), (0, 9)), Share("laptop", None, None, (16384, 49152)))
+    described = plan_to_data(plan)
+    assert described["stages"][1]["all_reduce"] == {"algorithm": "direct"}
+    assert described["stages"][1]["shares"][1] == {
+        "node": "laptop",
+        "kv_heads": "1-1",
+        "ffn_columns": "1024-1279",
+        "residency": "streamed",
+        "window": 2,
+    }
+    assert plan_from_data(described, smollm2) == plan
+
+
+WRONG_GROUPS = [
+    ("split: [5, 2, 1]", "", "stage 2: 'nodes' and 'split' need each other"),
+    ("split: [5, 2, 1]", "split: [5, 2]", "stage 2: split has 2 numbers for 3 nodes; give one for each"),
+    ("split: [5, 2, 1]", "split: [5, 2, 0]", "stage 2: split: 0 is no proportion"),
+    ("split: [5, 2, 1]", "split: [5, 2, .nan]", "stage 2: split: nan is no proportion"),
+    ("split: [5, 2, 1]", "split: 5", "stage 2: split must be a list"),
+    ("[desktop, laptop, nas]", "[desktop, laptop, 3]", "stage 2: node must be text, not the number 3"),
+    ("[desktop, laptop, nas]", "desktop", "stage 2: nodes must be a list"),
+    ("nodes: [desktop, laptop, nas]", "node: desktop", "stage 2: 'nodes' and 'split' need each other"),
+    ("window: 2", "window: 0", "stage 2: window must be a whole number of at least 1, not 0"),
+    ("residency: streamed", "", "stage 2: 'window' is for layers read from disk; say residency: streamed"),
+    ("direct", "dirct", "stage 2: all_reduce: algorithm: 'dirct' is not known; did you mean 'direct'?"),
+    ("wire: auto", "wire: float16", "stage 2: all_reduce: wire: 'float16' is not known"),
+    ("wire: auto", "wires: auto", "stage 2: all_reduce: unknown field 'wires'; did you mean 'wire'?"),
+    ("parts: embedding", "parts: embedding, all_reduce: {}", "stage 1: 'all_reduce' is for a stage of several nodes"),
+    ("heads: 0-8", "heads: 0-8, kv_heads: 0", "stage 3: shares: 1: give either 'kv_heads' or 'heads'"),
+    ("parts: head\n", "parts: head\n    window: 2\n", "stage 3: field 'window' belongs into the entries of 'shares'"),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "message"), WRONG_GROUPS)
+def test_mistakes_in_groups_are_named(smollm2, right, wrong, message):
+    assert right in GROUPS
+    with pytest.raises(FieldError) as error:
+        plan_from_data(read_yaml(GROUPS.replace(right, wrong, 1)), smollm2)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_model_that_does_not_go_to_so_many_nodes(homes):
+    nodes = [f"n{number}" for number in range(5)]
+    stage = {"parts": "layer 0", "nodes": nodes, "split": [1] * 5}
+    with pytest.raises(FieldError, match="stage 1: the model's 4 query heads do not go to 5 nodes; leave nodes out"):
+        plan_from_data({"model": "tiny", "dtype": "float32", "kv_tokens": 1, "stages": [stage]}, homes.model(1))
+
+
 WRONG = [
     ("bfloat16", "bf16", "dtype: 'bf16' is not known; did you mean"),
     ("dtype: bfloat16\n", "", "the plan file: field 'dtype' is missing"),
@@ -161,6 +238,7 @@ def test_a_route_names_itself_in_messages(smollm2):
 
 
 WORDS = ["model", "dtype", "kv_tokens", "stages", "routes", "node", "parts", "shares", "groups", "sequence", "ffn"]
+WORDS += ["nodes", "split", "window", "all_reduce", "heads"]
 VALUES = st.recursive(
     st.none()
     | st.booleans()

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potluck.planner.costs import weight_bytes
+from potluck.planner.executable import executable_stages
 from potluck.planner.fleet import Link
 from potluck.planner.goal import Goal
 from potluck.planner.memory import NODE_OVERHEAD, node_bytes
 from potluck.planner.offers import ENDS, Request
 from potluck.planner.solve import DoesNotFit, solve
-from potluck.planner.validate import single_node_stages, validate
+from potluck.planner.validate import validate
 
 MIB = 2**20
 
@@ -21,7 +22,7 @@ MIB = 2**20
 def layers_of(plan):
     """Layers per node."""
     counts = dict.fromkeys(plan.nodes, 0)
-    for stage in single_node_stages(plan):
+    for stage in executable_stages(plan):
         counts[stage.node] += len(stage.layers)
     return counts
 
@@ -238,7 +239,7 @@ def test_every_plan_is_valid_and_within_memory(homes, data):
         return
     assert fits(home, request)
     validate(plan, home, spec)
-    stages = single_node_stages(plan)
+    stages = executable_stages(plan)
     assert all(one.node != two.node for one, two in pairwise(stages))
     assert set(plan.reasons) == {node.name for node in home.nodes}
     assert plan == solve(home, spec, goal)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from potluck.planner.executable import executable_stages
 from potluck.planner.goal import Goal
 from potluck.planner.memory import NODE_OVERHEAD, node_bytes, steps_at_once, stream_budgets
 from potluck.planner.offers import ENDS, Request
@@ -13,7 +14,7 @@ from potluck.planner.plan import Residency
 from potluck.planner.plan_file import plan_from_data, plan_to_data
 from potluck.planner.predict import predict
 from potluck.planner.solve import DoesNotFit, solve
-from potluck.planner.validate import PlanError, single_node_stages, validate
+from potluck.planner.validate import PlanError, validate
 
 DISK = 1e9
 GOAL = Goal(kv_tokens=512)
@@ -53,7 +54,7 @@ def test_what_fits_is_not_streamed(homes, smollm2):
 def test_what_does_not_fit_is_read_from_disk(tight, smollm2):
     plan = solve(tight, smollm2, GOAL)
     validate(plan, tight, smollm2)
-    single_node_stages(plan)
+    executable_stages(plan)
     counts = streamed(plan)
     assert sum(total for _, total in counts.values()) == 30
     assert all(0 < away < total for away, total in counts.values())
@@ -141,7 +142,7 @@ def test_every_streaming_plan_is_sound(homes, data):
     except DoesNotFit:
         assume(False)
     validate(plan, fleet, spec)
-    single_node_stages(plan)
+    executable_stages(plan)
     budgets = stream_budgets(plan, fleet, spec)
     for node, size in node_bytes(plan, spec).items():
         assert size.total <= fleet.node(node).device.memory

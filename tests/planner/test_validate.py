@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potluck.models.spec import Part, PartKind
+from potluck.planner.executable import executable_stages
 from potluck.planner.memory import NODE_OVERHEAD, node_bytes
 from potluck.planner.plan import Plan, Purpose, Residency, Route, Share, Stage
 from potluck.planner.tiling import tiles
-from potluck.planner.validate import PlanError, single_node_stages, validate
+from potluck.planner.validate import PlanError, validate
 
 HALF = Fraction(1, 2)
 
@@ -40,7 +41,7 @@ def refused(plan, fleet, spec):
 
 def test_a_ring_by_hand_is_right(homes, home, ring):
     validate(ring, home, homes.model(4))
-    assert single_node_stages(ring) == ring.routes[0].stages
+    assert executable_stages(ring) == ring.routes[0].stages
 
 
 def test_small_mistakes(homes, home, ring):
@@ -107,7 +108,7 @@ def grouped(homes, shares, kind_shares=None):
     return Plan("tiny", "float32", (Route((Stage(parts, shares, kind_shares or {}),)),), 64)
 
 
-COLUMNS = ("kv_heads", (0, 1), (1, 2)), ("ffn_columns", (0, 40), (40, 96)), ("vocabulary", (0, 100), (100, 320))
+COLUMNS = ("kv_heads", (0, 1), (1, 2)), ("ffn_columns", (0, 32), (32, 96)), ("vocabulary", (0, 96), (96, 320))
 
 
 def tensor_parallel():
@@ -129,7 +130,7 @@ def test_tensor_parallel_shares_tile(homes, home):
     for axis in ("kv_heads", "ffn_columns", "vocabulary"):
         overlapping = (replace(shares[0], **{axis: None}), shares[1])
         assert f"do not tile {axis}" in refused(grouped(homes, overlapping), home, spec)
-    gap = (shares[0], replace(shares[1], ffn_columns=(41, 96)))
+    gap = (shares[0], replace(shares[1], ffn_columns=(33, 96)))
     assert "stage 1, ffn: the shares do not tile ffn_columns 0-95" in refused(grouped(homes, gap), home, spec)
     outside = (shares[0], replace(shares[1], kv_heads=(1, 3)))
     assert "node 'laptop' holds kv_heads 1-2, but there is 0-1" in refused(grouped(homes, outside), home, spec)
@@ -174,18 +175,26 @@ def test_a_rectangle_more_or_less_is_no_tiling():
 def test_what_this_version_does_not_run(homes, home, ring):
     spec = homes.model(4)
     validate(grouped(homes, tensor_parallel()), home, spec)
-    with pytest.raises(PlanError, match="stage 1 is split between nodes or along an axis; this version"):
-        single_node_stages(grouped(homes, tensor_parallel()))
+    assert executable_stages(grouped(homes, tensor_parallel()))[0].is_group
+    columns = tuple(Share(share.node, ffn_columns=share.ffn_columns) for share in tensor_parallel())
+    halves = (Share("desktop", sequence=(Fraction(0), HALF)), Share("laptop", sequence=(HALF, Fraction(1))))
+    for shares, kinds, message in (
+        ((Share("desktop"),), {PartKind.FFN: columns}, "stage 1 has a group of its own for ffn; this version"),
+        (halves, {}, "stage 1, node 'desktop': this version does not split the sequence"),
+        ((Share("desktop", experts=(0,)),), {}, "stage 1, node 'desktop': this version runs no experts"),
+    ):
+        with pytest.raises(PlanError, match=message):
+            executable_stages(grouped(homes, shares, kinds))
     two = replace(
         ring, routes=(Route(ring.routes[0].stages, Purpose.PREFILL), Route(ring.routes[0].stages, Purpose.DECODE))
     )
     validate(two, home, spec)
     assert node_bytes(two, spec) == node_bytes(ring, spec), "what two routes share on a node costs once"
     with pytest.raises(PlanError, match="several routes are not available yet"):
-        single_node_stages(two)
+        executable_stages(two)
     hosted = grouped(homes, (Share("desktop", residency=Residency.HOST),))
     with pytest.raises(PlanError, match="residency host is for GPUs"):
-        single_node_stages(hosted)
+        executable_stages(hosted)
     cut = Part(PartKind.ATTENTION, 0)
     halved = homes.plan(
         homes.stage("desktop", homes.EMBEDDING, cut),
@@ -193,7 +202,7 @@ def test_what_this_version_does_not_run(homes, home, ring):
     )
     validate(halved, home, spec)
     with pytest.raises(PlanError, match="stage 1 cuts through a layer"):
-        single_node_stages(halved)
+        executable_stages(halved)
 
 
 def test_a_draft_of_another_model_is_not_measured_by_this_one(homes, home, ring):

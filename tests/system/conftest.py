@@ -18,12 +18,12 @@ from potluck.coordinator.generation import Generation
 from potluck.coordinator.metrics import Metrics
 from potluck.coordinator.scheduler.scheduler import Limits, Scheduler
 from potluck.models.open import open_checkpoint, read_spec
-from potluck.models.spec_codec import pack_spec
+from potluck.planner.executable import executable_stages
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
 from potluck.planner.goal import Goal
 from potluck.planner.plan import Plan, Route, Share, Stage
 from potluck.planner.solve import solve
-from potluck.planner.validate import single_node_stages, validate
+from potluck.planner.validate import validate
 from potluck.proto.link import LinkTarget
 from potluck.proto.step import Sampling
 
@@ -92,7 +92,7 @@ class Rig:
             parts = parts[count:]
         plan = Plan(files.spec.name, dtype, (Route(tuple(stages)),), 4096)
         validate(plan, self.fleet(len(NODES)), files.spec)
-        single_node_stages(plan)
+        executable_stages(plan)
         return plan
 
     def head_at(self, plan, where):
@@ -136,7 +136,7 @@ class Rig:
     def _loading(self, files, max_rows):
         return Loading(
             self.epoch,
-            pack_spec(files.spec),
+            files.spec,
             files.path,
             files.fingerprint,
             self.callers.addresses,

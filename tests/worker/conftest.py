@@ -25,14 +25,29 @@ def in_process():
 
 
 @pytest.fixture(scope="session")
+def members():
+    """The module members: Model, cuts, rows, weight, run_together."""
+    return _beside("members")
+
+
+@pytest.fixture(scope="session")
+def in_group(in_process):
+    """The module in_group, with the class GroupPipeline."""
+    module = _beside("in_group")
+    module.GroupPipeline = module.group_class(in_process.Pipeline)
+    return module
+
+
+@pytest.fixture(scope="session")
 def tiny_oracle(tiny_model):
-    """tiny_oracle(family, layers=4) -> Oracle."""
+    """tiny_oracle(family, layers=4, **config) -> Oracle."""
     made = {}
 
-    def make(family, layers=4):
-        if (family, layers) not in made:
-            made[family, layers] = _beside("oracle").tiny(tiny_model(family, layers))
-        return made[family, layers]
+    def make(family, layers=4, **config):
+        folder = tiny_model(family, layers, **config)
+        if folder not in made:
+            made[folder] = _beside("oracle").tiny(folder)
+        return made[folder]
 
     return make
 

@@ -87,10 +87,11 @@ class Model:
         """One assignment per worker; `head_first` brings the ring back to the first worker for the head."""
         middle, end = len(self.spec.layers) // 2, len(self.spec.layers)
         both = [first, second]
-        a = [pb.Window(stage=0, embedding=True, end_layer=middle, next_node=second.name)]
+        a = [pb.Window(stage=0, embedding=True, end_layer=middle, next_nodes=[second.name])]
         b = pb.Window(stage=1, first_layer=middle, end_layer=end, head=not head_first)
         if head_first:
-            b.next_node, b.next_wants_sampled = first.name, True
+            b.next_nodes.append(first.name)
+            b.next_wants_sampled = True
             a.append(pb.Window(stage=2, head=True))
         return self.assignment(epoch, a, both), self.assignment(epoch, [b], both)
 

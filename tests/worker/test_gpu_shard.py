@@ -99,7 +99,7 @@ def test_a_tied_matrix_lies_on_the_device_once(tiny_model, monkeypatch):
         unit: packer.place(pieces_of(spec, unit, config.form)) for unit in (Unit("embedding"), Unit("output_norm"))
     }
     assembly = Assembly(spec, config.form, config.residence)
-    assembly.embedding(units[Unit("embedding")])
+    assembly.embedding(Unit("embedding"), units[Unit("embedding")])
     assembly.head(units[Unit("output_norm")], Unit("embedding"), units[Unit("embedding")])
     assert made.count((spec.vocab, spec.hidden)) == 1
 

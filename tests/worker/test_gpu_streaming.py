@@ -90,7 +90,7 @@ def flat_of(path):
     config = ShardConfig(torch.float32, 1, 4, 8, DEVICE, quantized=True, exact=True, kernels="gpu")
     packer, unit = Packer(read_spec(path), open_checkpoint(path)), Unit("layer", 1)
     placed = packer.place(pieces_of(packer.spec, unit, config.form))
-    return Assembly(packer.spec, config.form, config.residence).layer(1, placed), packer.spec
+    return Assembly(packer.spec, config.form, config.residence).layer(unit, placed), packer.spec
 
 
 def empty(count):

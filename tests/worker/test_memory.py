@@ -39,7 +39,7 @@ def test_streamed_layers_are_read_once_per_step_and_not_kept(processes, smollm2_
         worker.release(1)
         layer = next((tmp_path / "a" / "shards").rglob("layer-010*.shard")).stat().st_size
         windows = [
-            pb.Window(stage=0, embedding=True, end_layer=10, next_node="a"),
+            pb.Window(stage=0, embedding=True, end_layer=10, next_nodes=["a"]),
             pb.Window(stage=1, first_layer=10, end_layer=30, head=True, streamed=True),
         ]
         worker.load(model.assignment(2, windows, [worker], stream_bytes=5 * layer))

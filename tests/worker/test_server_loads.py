@@ -18,7 +18,7 @@ WINDOWS = st.lists(
         first_layer=st.integers(0, 5) | st.integers(0, 2**32 - 1),
         end_layer=st.integers(0, 5) | st.integers(0, 2**32 - 1),
         head=st.booleans(),
-        next_node=st.sampled_from(["", "a", "b", "x" * 300]),
+        next_nodes=st.lists(st.sampled_from(["", "a", "b", "x" * 300]), max_size=3),
         next_wants_sampled=st.booleans(),
     ),
     max_size=3,

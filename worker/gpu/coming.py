@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,7 +15,6 @@ from potluck.worker.decoder import Layer
 from potluck.worker.device import wait_for
 from potluck.worker.gpu.flat import FlatLayer, weights_over
 from potluck.worker.layers import LayerMaker
-from potluck.worker.pieces import Unit
 from potluck.worker.streaming import Streamer
 
 
@@ -23,15 +22,14 @@ class CopiedLayers:
     """Layers that lie in host memory as the device reads them (a `potluck.worker.layers.ComingLayers`)."""
 
     def __init__(
-        self, maker: LayerMaker, flats: Mapping[int, FlatLayer], plan: StreamPlan, device: torch.device
+        self, makers: Sequence[LayerMaker], flats: Sequence[FlatLayer], plan: StreamPlan, device: torch.device
     ) -> None:
-        """`flats`: by number, in the order in which a step needs them, which the plan counts from 0."""
+        """Layers and their bytes in the order in which a step needs them, which the plan counts from 0."""
         self.plan = plan
-        self._maker = maker
-        self._lane = lane_for(plan, [flat.data_B for flat in flats.values()], device)
+        self._lane = lane_for(plan, [flat.data_B for flat in flats], device)
         self._stream = LayerStream(plan, self._lane)
-        self._turns = {number: turn for turn, number in enumerate(flats)}
-        self._forms = {number: flat.form for number, flat in flats.items()}
+        self._turns = {maker.number: turn for turn, maker in enumerate(makers)}
+        self._forms = {maker.number: (maker, flat.form) for maker, flat in zip(makers, flats, strict=True)}
         self._made: dict[tuple[int, int], Layer] = {}
 
     @contextmanager
@@ -54,26 +52,28 @@ class CopiedLayers:
         # Kept, because a layer is some dozen views, which every step would make anew.
         key = number, data_B.data_ptr()
         if key not in self._made:
-            self._made[key] = self._maker.layer(number, weights_over(self._forms[number], data_B))
+            maker, form = self._forms[number]
+            self._made[key] = maker.layer(weights_over(form, data_B))
         return self._made[key]
 
 
 class MadeLayers:
     """Layers laid out anew on the device for every step (a `potluck.worker.layers.ComingLayers`)."""
 
-    def __init__(self, maker: LayerMaker, streamer: Streamer, device: torch.device) -> None:
+    def __init__(self, makers: Sequence[LayerMaker], streamer: Streamer, device: torch.device) -> None:
         """`streamer` brings what they are made from into the host's memory."""
-        self._maker, self._streamer, self._device = maker, streamer, device
+        self._makers, self._streamer, self._device = {maker.number: maker for maker in makers}, streamer, device
         self._seconds = 0.0
 
     @contextmanager
     def layer(self, number: int) -> Iterator[Layer]:
         """A layer, made from what is in the host's memory for this long."""
-        with self._streamer.here(Unit("layer", number)):
+        maker = self._makers[number]
+        with self._streamer.here(maker.unit):
             # Else what was launched before would count as a wait for this.
             wait_for(self._device)
             begun = time.perf_counter()
-            layer = self._maker.made(number)
+            layer = maker.made()
             wait_for(self._device)
             self._seconds += time.perf_counter() - begun
             yield layer

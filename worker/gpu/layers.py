@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,10 +19,8 @@ from potluck.worker.gpu.flat import FlatLayer, flatten, weights_over
 from potluck.worker.gpu.pinned import PinnedMemory, pinned_bytes
 from potluck.worker.gpu.places import StepPlaces
 from potluck.worker.layers import ComingLayers, LayerMaker, Layers
-from potluck.worker.pieces import Unit
 from potluck.worker.shard_manifest import ShardFileError
 from potluck.worker.streaming import Streamer, StreamError
-from potluck.worker.weights import bytes_of
 from potluck.worker.windows import ShardConfig
 
 _ROUNDS = 3
@@ -30,68 +28,74 @@ _LOG = logging.getLogger("potluck.worker")
 
 
 @dataclass(frozen=True, slots=True)
-class _Gpu:
-    """What layers are put together with."""
+class _Streamed:
+    """Layers that the device may not hold, in the order in which a step needs them."""
 
-    maker: LayerMaker
+    makers: Sequence[LayerMaker]
+    streamer: Streamer
     config: ShardConfig
     places: StepPlaces
 
 
-def on_gpu(maker: LayerMaker, streamed: Sequence[int], streamer: Streamer | None, config: ShardConfig) -> Layers:
+def on_gpu(
+    makers: Sequence[LayerMaker], streamed: Sequence[int], streamer: Streamer | None, config: ShardConfig
+) -> Layers:
     """The layers of a shard on its device, but for the `streamed` ones, which come as steps need them.
 
     Raises:
         ShardFileError: a streamed layer cannot be read.
         RuntimeError: torch has no memory left.
     """
-    if not maker.weights:
+    if not makers:
         return Layers()
-    kept = [number for number in maker.weights if streamer is None or number not in streamed]
-    resident = {number: maker.made(number) for number in kept}
-    places = StepPlaces(maker.spec, [maker.spec.layers[number] for number in maker.weights], config)
+    comers = [maker for maker in makers if streamer is not None and maker.number in streamed]
+    alone = [maker for maker in makers if not maker.in_group]
+    away = {maker.number for maker in comers}
+    resident = {maker.number: maker.made() for maker in makers if maker.number not in away}
+    spec = (alone or makers)[0].spec
+    places = StepPlaces(spec, [spec.layers[maker.number] for maker in makers], config)
+    coming = _coming(_Streamed(comers, streamer, config, places)) if streamer is not None and comers else None
     capture = CudaCapture() if config.device.type == "cuda" else call_again
     captured = CapturedDecode(places, capture) if config.gpu.captured else None
-    if streamer is None or not streamed:
-        return Layers(resident, None, captured)
-    return Layers(resident, _coming(_Gpu(maker, config, places), streamed, streamer), captured)
+    # What goes over the network cannot be part of a graph: a group's layers would have to be cut at their sums.
+    return Layers(resident, coming, captured, frozenset(maker.number for maker in alone) - away)
 
 
-def _coming(gpu: _Gpu, streamed: Sequence[int], streamer: Streamer) -> ComingLayers:
-    config = gpu.config
-    sizes = [_layer_bytes(gpu, number) for number in streamed]
+def _coming(these: _Streamed) -> ComingLayers:
+    config, makers = these.config, these.makers
+    sizes = [maker.nbytes for maker in makers]
     needed, allowed = pinned_bytes(sizes), probe.free_memory(config.gpu.host_bytes)
     if needed > allowed:
         _LOG.warning(
             "%d MiB of host memory for the streamed layers, %d MiB are free: they are laid out anew for every step",
             *(needed >> 20, allowed >> 20),
         )
-        return MadeLayers(gpu.maker, streamer, config.device)
-    flats = _flattened(gpu, dict(zip(streamed, sizes, strict=True)), streamer)
-    return CopiedLayers(gpu.maker, flats, _plan(gpu, flats, streamer.budget), config.device)
+        return MadeLayers(makers, these.streamer, config.device)
+    flats = _flattened(these, sum(sizes))
+    return CopiedLayers(makers, flats, _plan(these, flats), config.device)
 
 
-def _flattened(gpu: _Gpu, sizes: Mapping[int, int], streamer: Streamer) -> dict[int, FlatLayer]:
+def _flattened(these: _Streamed, total: int) -> list[FlatLayer]:
     """The layers in pinned host memory; nothing is read from their files any more."""
-    memory = PinnedMemory(sum(sizes.values()), gpu.config.device)
-    flats = {}
+    memory, flats = PinnedMemory(total, these.config.device), []
     try:
-        for number in sizes:
-            with streamer.here(Unit("layer", number)):
+        for maker in these.makers:
+            with these.streamer.here(maker.unit):
                 # Laid out on the device, which is quicker at it, and copied back.
-                flats[number] = flatten(gpu.maker.weights[number](), memory.take)
+                flats.append(flatten(maker.weights(), memory.take))
     except StreamError as error:
         raise ShardFileError(str(error)) from None
-    streamer.close()
+    these.streamer.close()
     return flats
 
 
-def _plan(gpu: _Gpu, flats: Mapping[int, FlatLayer], budget: int) -> StreamPlan:
+def _plan(these: _Streamed, flats: Sequence[FlatLayer]) -> StreamPlan:
     """How many of the layers the device holds: as was asked for, or as is fastest within the budget."""
-    device, held = gpu.config.device, gpu.config.gpu.held
-    costs = _measured(gpu, *next(iter(flats.items())))
-    largest = max(len(flat.data_B) for flat in flats.values())
+    device, held = these.config.device, these.config.gpu.held
+    costs = _measured(these, flats[0])
+    largest = max(len(flat.data_B) for flat in flats)
     if held is None:
+        budget = these.streamer.budget
         free = min(budget, device_memory(device)[0]) if device.type == "cuda" else budget
         # One layer at a time is what the least budget means.
         held = choose_held(len(flats), costs, largest, max(free, largest))
@@ -102,15 +106,20 @@ def _plan(gpu: _Gpu, flats: Mapping[int, FlatLayer], budget: int) -> StreamPlan:
     return plan_stream(len(flats), held, costs)
 
 
-def _measured(gpu: _Gpu, number: int, flat: FlatLayer) -> LayerCosts:
-    device = gpu.config.device
+def _measured(these: _Streamed, flat: FlatLayer) -> LayerCosts:
+    device, first = these.config.device, these.makers[0]
     slot_B = torch.empty_like(flat.data_B, device=device)
-    layer = gpu.maker.layer(number, weights_over(flat.form, slot_B))
-    x_TD, batch = gpu.places.idle()
+    # The other members of a group do not compute now: nothing is summed.
+    layer = replace(first, operations=replace(first.operations, sum=_as_it_is)).layer(weights_over(flat.form, slot_B))
+    x_TD, batch = these.places.idle()
     return LayerCosts(
         _seconds(lambda: slot_B.copy_(flat.data_B, non_blocking=True), device),
         _seconds(lambda: layer.forward(x_TD, batch), device),
     )
+
+
+def _as_it_is(part_TD: torch.Tensor) -> torch.Tensor:
+    return part_TD
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
@@ -122,7 +131,3 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
         wait_for(device)
         times.append(time.perf_counter() - begun)
     return min(times[1:])
-
-
-def _layer_bytes(gpu: _Gpu, number: int) -> int:
-    return bytes_of(gpu.maker.spec, [Unit("layer", number)], gpu.config.form, gpu.config.residence)

@@ -1,0 +1,36 @@
+"""How a plan wants a group to form sums: by which algorithm, and in which type parts travel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+AUTO = "auto"
+
+
+class Algorithm(StrEnum):
+    """How every member of a group gets the sum of all parts; `collectives` says what each costs.
+
+    `star`: the lead adds and sends the sum back; `direct`: everybody sends to everybody; `ring`: reduce-scatter, then
+    all-gather.
+    """
+
+    STAR = "star"
+    DIRECT = "direct"
+    RING = "ring"
+
+
+class Wire(StrEnum):
+    """The type in which parts of a sum travel."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+
+
+@dataclass(frozen=True, slots=True)
+class AllReduce:
+    """What a stage asks for; None leaves the choice to `agreement.agreements`."""
+
+    algorithm: Algorithm | None = None
+    wire: Wire | None = None

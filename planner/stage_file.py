@@ -1,0 +1,116 @@
+"""A stage as a plan file writes it: by one node, by shares, or by nodes and the proportions they are to have.
+
+    {node: desktop, parts: [embedding, layers 0-9]}
+    {parts: [layers 0-29], shares: [{node: desktop, kv_heads: 0-4, ffn_columns: 0-1023}, ...]}
+    {parts: [layers 0-29], nodes: [desktop, laptop, nas], split: [5, 2, 1]}
+
+Proportions are turned into shares when they are read; a stage that is written has shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+
+from potluck.models.spec import ModelSpec, Part, PartKind
+from potluck.planner.all_reduce import AUTO, Algorithm, AllReduce, Wire
+from potluck.planner.fields import FieldError, fields, items, one_of, shown
+from potluck.planner.part_names import part_names, parts_from
+from potluck.planner.plan import Share, Stage
+from potluck.planner.share_file import share_from, share_to_data
+from potluck.planner.splitting import SplitError, split_shares
+
+_STAGE = ("node", "nodes", "split", "parts", "shares", "groups", "residency", "window", "all_reduce")
+_KEPT = ("residency", "window")
+
+
+def stage_from(value: object, where: str, spec: ModelSpec) -> Stage:
+    """The stage that plain data describes for a model.
+
+    Raises:
+        FieldError: anything unknown, missing or of the wrong kind, or a model that cannot be split so.
+    """
+    data = fields(value, where, _STAGE, ("parts",))
+    parts = _parts(data["parts"], f"{where}: parts", spec)
+    stage = Stage(parts, _stage_shares(data, where, spec, parts), _groups(data.get("groups", {}), f"{where}: groups"))
+    if "all_reduce" not in data:
+        return stage
+    if not stage.is_group:
+        raise FieldError(f"{where}: 'all_reduce' is for a stage of several nodes; leave it out")
+    return replace(stage, all_reduce=_all_reduce(data["all_reduce"], f"{where}: all_reduce"))
+
+
+def stage_to_data(stage: Stage) -> dict[str, object]:
+    """Plain data that describes a stage, in the shortest form."""
+    alone = len(stage.shares) == 1 and stage.shares[0].is_whole
+    data: dict[str, object] = share_to_data(stage.shares[0]) if alone else {"shares": _shares_data(stage.shares)}
+    data["parts"] = part_names(stage.parts)
+    if stage.groups:
+        data["groups"] = {kind.value: _shares_data(shares) for kind, shares in stage.groups.items()}
+    if stage.all_reduce != AllReduce():
+        asked = {"algorithm": stage.all_reduce.algorithm, "wire": stage.all_reduce.wire}
+        data["all_reduce"] = {key: value.value for key, value in asked.items() if value}
+    return data
+
+
+def _parts(value: object, where: str, spec: ModelSpec) -> tuple[Part, ...]:
+    listed = items(value, where) if not isinstance(value, str) else [value]
+    return tuple(part for name in listed for part in parts_from(name, where, spec))
+
+
+def _stage_shares(
+    data: Mapping[str, object], where: str, spec: ModelSpec, parts: tuple[Part, ...]
+) -> tuple[Share, ...]:
+    if sum(key in data for key in ("node", "nodes", "shares")) != 1:
+        raise FieldError(f"{where}: give either 'node' or 'shares', or 'nodes' with 'split'")
+    if ("split" in data) != ("nodes" in data):
+        raise FieldError(f"{where}: 'nodes' and 'split' need each other: split: [5, 2, 1] for three nodes")
+    for key in _KEPT if "shares" in data else ():
+        if key in data:
+            raise FieldError(f"{where}: field {key!r} belongs into the entries of 'shares'")
+    if "shares" in data:
+        return _shares(data["shares"], f"{where}: shares")
+    kept = {key: data[key] for key in _KEPT if key in data}
+    if "node" in data:
+        return (share_from({"node": data["node"], **kept}, where),)
+    return _split(data, kept, where, (spec, parts))
+
+
+def _split(
+    data: Mapping[str, object], kept: Mapping[str, object], where: str, model: tuple[ModelSpec, tuple[Part, ...]]
+) -> tuple[Share, ...]:
+    nodes, split = items(data["nodes"], f"{where}: nodes"), items(data["split"], f"{where}: split")
+    if len(nodes) != len(split):
+        raise FieldError(f"{where}: split has {len(split)} numbers for {len(nodes)} nodes; give one for each")
+    wholes = [share_from({"node": node, **kept}, where) for node in nodes]
+    try:
+        return split_shares(*model, wholes, [_weight(weight, f"{where}: split") for weight in split])
+    except SplitError as error:
+        raise FieldError(f"{where}: {error}") from None
+
+
+def _weight(value: object, where: str) -> Fraction:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        raise FieldError(f"{where}: {shown(value)} is no proportion; write a number above 0 for each node")
+    return Fraction(str(value))
+
+
+def _shares(value: object, where: str) -> tuple[Share, ...]:
+    return tuple(share_from(share, f"{where}: {number}") for number, share in enumerate(items(value, where), 1))
+
+
+def _groups(value: object, where: str) -> dict[PartKind, tuple[Share, ...]]:
+    described = fields(value, where, list(PartKind))
+    return {PartKind(kind): _shares(shares, f"{where}: {kind}") for kind, shares in described.items()}
+
+
+def _all_reduce(value: object, where: str) -> AllReduce:
+    data = fields(value, where, ("algorithm", "wire"))
+    algorithm = one_of(data.get("algorithm", AUTO), f"{where}: algorithm", [*Algorithm, AUTO])
+    wire = one_of(data.get("wire", AUTO), f"{where}: wire", [*Wire, AUTO])
+    return AllReduce(Algorithm(algorithm) if algorithm != AUTO else None, Wire(wire) if wire != AUTO else None)
+
+
+def _shares_data(shares: tuple[Share, ...]) -> list[dict[str, object]]:
+    return [share_to_data(share) for share in shares]

@@ -1,0 +1,167 @@
+"""A window's group: sums and gathers among the nodes that run it together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from potluck.proto.member_link import Incoming, MemberLink, Outgoing, exchange
+from potluck.worker.cut import Range
+from potluck.worker.sums import ALGORITHMS, LEAD, Buffers, Circle
+from potluck.worker.wires import Feedback, wire_of
+
+
+class Combine(Protocol):
+    """What the decoder asks of a group; all members ask for the same, in the same order."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this member passes on what comes out."""
+
+    def begin(self) -> None:
+        """A step begins."""
+
+    def sum(self, part_TD: torch.Tensor) -> torch.Tensor:
+        """The sum of all members' parts: float32 (T, D), the same bits on all; valid until the next."""
+
+    def gather(self, part_RV: torch.Tensor) -> torch.Tensor | None:
+        """The members' columns side by side, float32 (R, vocabulary), where it leads; None elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """The members in the order in which parts are added; how parts travel; how sums are formed, by bytes of a part.
+
+    `reductions`: (most bytes, algorithm), 0 for any; the first that is meant for a size is used. `rows`: each
+    member's vocabulary.
+    """
+
+    nodes: tuple[str, ...]
+    wire: str
+    reductions: tuple[tuple[int, str], ...]
+    rows: tuple[Range, ...]
+
+    def algorithm(self, nbytes: int) -> str:
+        """How a sum of parts of so many bytes is formed."""
+        return next(name for most, name in self.reductions if not most or nbytes <= most)
+
+
+@dataclass(slots=True)
+class SumTotals:
+    """Sums and gathers since the start, and the seconds in them, waiting for other members included."""
+
+    sums: int = 0
+    seconds: float = 0.0
+
+
+class Group:
+    """One member of a group (a `Combine`). Links are opened by the first sum."""
+
+    def __init__(
+        self,
+        plan: GroupPlan,
+        own: str,
+        link: Callable[[str], MemberLink],
+        apart: Callable[[], AbstractContextManager[None]],
+        totals: SumTotals,
+    ) -> None:
+        """`apart` surrounds what is not this node's computing."""
+        self._plan, self._place = plan, plan.nodes.index(own)
+        self._wire, self._buffers = wire_of(plan.wire), Buffers()
+        self._own, self._link, self._apart, self.totals = own, link, apart, totals
+        self._circle: Circle | None = None
+
+    @property
+    def leads(self) -> bool:
+        """See `Combine`."""
+        return self._place == LEAD
+
+    def begin(self) -> None:
+        """See `Combine`."""
+        if isinstance(self._wire, Feedback):
+            self._wire.begin()
+
+    def sum(self, part_TD: torch.Tensor) -> torch.Tensor:
+        """See `Combine`."""
+        if not part_TD.numel():
+            return part_TD
+        part_N = part_TD.detach().to("cpu", torch.float32).reshape(-1)
+        with self._apart():
+            begun, circle = time.perf_counter(), self._opened()
+            algorithm = ALGORITHMS[self._plan.algorithm(circle.wire.nbytes(len(part_N)))]
+            sum_N = algorithm(circle, part_N, self._buffers)
+            self._count(begun)
+        return sum_N.view(part_TD.shape).to(part_TD.device)
+
+    def gather(self, part_RV: torch.Tensor) -> torch.Tensor | None:
+        """See `Combine`."""
+        part_RV = part_RV.detach().to("cpu", torch.float32).contiguous()
+        with self._apart():
+            begun, circle = time.perf_counter(), self._opened()
+            gathered = self._gathered(circle, part_RV) if self.leads else None
+            if not self.leads:
+                _send(circle, part_RV)
+            self._count(begun)
+        return gathered
+
+    def _gathered(self, circle: Circle, part_RV: torch.Tensor) -> torch.Tensor:
+        rows, ranges = len(part_RV), self._plan.rows
+        messages = {place: self._buffers.message(place, 4 * rows * _length(ranges[place])) for place in circle.others}
+        exchange([], [Incoming(circle.link(place), view) for place, (_, view) in messages.items()])
+        whole_RV = torch.empty(rows, max(end for _, end in ranges))
+        for place, (first, end) in enumerate(ranges):
+            part = part_RV if place == self._place else messages[place][0].view(torch.float32).view(rows, -1)
+            whole_RV[:, first:end] = part
+        return whole_RV
+
+    def _opened(self) -> Circle:
+        if self._circle is None:
+            links = tuple(None if node == self._own else self._link(node) for node in self._plan.nodes)
+            self._circle = Circle(self._place, links, self._wire)
+        return self._circle
+
+    def _count(self, begun: float) -> None:
+        self.totals.sums += 1
+        self.totals.seconds += time.perf_counter() - begun
+
+
+def check_group_plan(plan: GroupPlan, vocab: int) -> None:
+    """Refuse a group that could not work.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    if len(set(plan.nodes)) != len(plan.nodes) or len(plan.nodes) < 2:
+        raise ValueError("a group needs two nodes or more, each once")
+    wire_of(plan.wire)
+    if not plan.reductions or plan.reductions[-1][0]:
+        raise ValueError("a group must know how to form sums of any size")
+    if plan.wire == "int8-feedback" and any(name == "ring" for _, name in plan.reductions):
+        raise ValueError("int8-feedback and ring do not go together: a ring's messages are parts of sums of others")
+    for _, name in plan.reductions:
+        if name not in ALGORITHMS:
+            raise ValueError(f"sums cannot be formed by {name[:20]!r}; known: {', '.join(ALGORITHMS)}")
+    if len(plan.rows) != len(plan.nodes) or not _tile(plan.rows, vocab):
+        raise ValueError("the members' vocabulary rows must be in exactly one share each, or all in every share")
+
+
+def _tile(rows: Sequence[Range], vocab: int) -> bool:
+    """Whether ranges cover the vocabulary once, or each covers all of it (where nothing is split by it)."""
+    if all(span == (0, vocab) for span in rows):
+        return True
+    bounds = sorted(rows)
+    ends = [0, *(end for _, end in bounds)]
+    return ends[-1] == vocab and all(first == end for (first, _), end in zip(bounds, ends, strict=False))
+
+
+def _send(circle: Circle, part_RV: torch.Tensor) -> None:
+    exchange([Outgoing(circle.link(LEAD), part_RV.view(torch.uint8).numpy().data.cast("B"))], [])
+
+
+def _length(span: Range) -> int:
+    return span[1] - span[0]
