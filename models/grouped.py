@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from potluck.models.checkpoint import CheckpointError, TensorEntry
 from potluck.models.grouped_format import GroupedFormat, grouped_format
-from potluck.models.grouped_parts import Bytes, Integers, Parts, unpack, unpack_groups
+from potluck.models.grouped_parts import Bytes, Integers, unpack, unpack_groups
 
 _ROWS_AT_ONCE = 256  # decoding's own temporary memory stays small beside its result
 _HALF_BLOCK = 16
@@ -57,14 +57,16 @@ def grouped_blocks(entry: TensorEntry, raw: memoryview | bytes) -> tuple[str, By
     grouped = grouped_format(entry.encoding)
     encoding = grouped.kept(entry.shape) if grouped else None
     if grouped is None or encoding is None or entry.transform != "none":
-        raise _not_kept(entry)
+        raise not_kept(entry)
     parts = unpack(entry, raw)
     if not groups_are_full(grouped, parts.group_I):
-        raise _not_kept(entry)
+        raise not_kept(entry)
     order_I = _by_group(parts.group_I)
     sorted_already = bool((order_I[:-1] < order_I[1:]).all())
     q_OI = parts.q_OI if sorted_already else parts.q_OI[:, order_I]
-    return encoding, _blocks(parts, q_OI, grouped), None if sorted_already else order_I
+    repeat = grouped.group // (32 if grouped.group % 128 else 128)
+    scales_OB, zeros_OB = np.repeat(parts.scales_OG, repeat, axis=1), np.repeat(parts.zeros_OG, repeat, axis=1)
+    return encoding, to_blocks(q_OI, scales_OB, zeros_OB, grouped.bits), None if sorted_already else order_I
 
 
 def stored_order(entry: TensorEntry, raw: memoryview | bytes) -> Integers:
@@ -81,15 +83,13 @@ def _by_group(group_I: Integers) -> Integers:
     return np.argsort(group_I, kind="stable").astype(np.int64, copy=False)
 
 
-def _blocks(parts: Parts, q_OI: Bytes, grouped: GroupedFormat) -> Bytes:
-    """The blocks of columns that lie by group, (O, bytes of a row)."""
-    rows, columns = q_OI.shape
-    size = 32 if grouped.group % 128 else 128
-    numbers_OBN = (_paired(q_OI) if grouped.bits == 4 else q_OI).reshape(rows, columns // size, -1)
-    repeat = grouped.group // size
-    blocks = np.empty((rows, columns // size, 4 + numbers_OBN.shape[-1]), dtype=np.uint8)
-    blocks[..., 0:2] = _half_bytes(np.repeat(parts.scales_OG, repeat, axis=1))
-    blocks[..., 2:4] = _half_bytes(np.repeat(parts.zeros_OG, repeat, axis=1))
+def to_blocks(q_OI: Bytes, scales_OB: npt.NDArray[np.float16], zeros_OB: Bytes, bits: int) -> Bytes:
+    """Blocks, (O, bytes of a row), of numbers that lie block by block, B in a row as the scales and zeros are."""
+    rows, count = scales_OB.shape
+    numbers_OBN = (_paired(q_OI) if bits == 4 else q_OI).reshape(rows, count, -1)
+    blocks = np.empty((rows, count, 4 + numbers_OBN.shape[-1]), dtype=np.uint8)
+    blocks[..., 0:2] = _half_bytes(scales_OB)
+    blocks[..., 2:4] = _half_bytes(zeros_OB)
     blocks[..., 4:] = numbers_OBN
     return blocks.reshape(rows, -1)
 
@@ -104,7 +104,8 @@ def _half_bytes(numbers_OB: npt.NDArray[np.float16] | Bytes) -> Bytes:
     return np.ascontiguousarray(numbers_OB.astype("<f2")).view(np.uint8).reshape(*numbers_OB.shape, 2)
 
 
-def _not_kept(entry: TensorEntry) -> CheckpointError:
+def not_kept(entry: TensorEntry) -> CheckpointError:
+    """The error for a matrix whose groups cannot be multiplied as they are."""
     return CheckpointError(
         f"tensor {entry.key} in {entry.encoding[:40]} cannot be multiplied as stored; plan again with another dtype"
     )

@@ -118,7 +118,9 @@ def _quantized(name: str) -> str:
 def _with_encodings(spec: ModelSpec, tensors: _Tensors) -> ModelSpec:
     grouped = {key: place for key, (_, place) in tensors.items() if isinstance(place, GroupedPlace)}
     kept = {key: encoding for key, place in grouped.items() if (encoding := place.kept())}
-    return replace(spec, encodings=kept_encodings(kept))
+    encodings = kept_encodings(kept)
+    ordered = tuple(str(key) for key in kept if str(key) in encodings and grouped[key].is_ordered())
+    return replace(spec, encodings=encodings, ordered=ordered)
 
 
 def _grouped(key: TensorKey, place: GroupedPlace) -> tuple[TensorEntry, GroupedPlace]:

@@ -57,6 +57,10 @@ class GroupedPlace:
         check_groups(group_I, self.grouped, f"{self.places[0].file.path.name}: a matrix of the shape {self.shape}")
         return self.grouped.kept(self.shape) if groups_are_full(self.grouped, group_I) else None
 
+    def is_ordered(self) -> bool:
+        """Whether its groups have inputs out of order, so that its columns are kept in another order than theirs."""
+        return bool((np.diff(self._group_of_inputs()) < 0).any())
+
     def _group_of_inputs(self) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
         if len(self.stored) == 4:
             return np.frombuffer(self.places[3].view(), dtype="<i4")

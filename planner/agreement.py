@@ -36,9 +36,10 @@ def agreement(stage: Stage, fleet: Fleet, dtype: str) -> Agreement:
     """What a stage asks for, and where it does not, what its links make the best."""
     asked, mesh = stage.all_reduce, mesh_of(fleet, stage.nodes)
     reductions = ((0, asked.algorithm),) if asked.algorithm else choose(mesh, SIZES)
-    return Agreement(asked.wire or _wire(mesh, dtype), reductions)
+    return Agreement(asked.wire or wire_of(mesh, dtype), reductions)
 
 
-def _wire(mesh: Mesh, dtype: str) -> Wire:
+def wire_of(mesh: Mesh, dtype: str) -> Wire:
+    """The type in which parts travel where nobody asks for one."""
     slowest = min(link.bandwidth for row in mesh for link in row)
     return Wire.FLOAT32 if dtype == "float32" or slowest >= _FAST else Wire.BFLOAT16

@@ -63,6 +63,12 @@ def computed_heads(spec: ModelSpec, heads: Range) -> Range:
     return heads if end - first == 1 else (first * group, end * group)
 
 
+def output_spec(spec: ModelSpec, share: Share) -> ModelSpec:
+    """As `local_spec`, for attention's output matrix: it has columns of the share's own heads alone."""
+    first, end = query_heads(spec, share)
+    return spec if share.is_whole else replace(local_spec(spec, share), heads=end - first, kv_heads=1)
+
+
 def local_spec(spec: ModelSpec, share: Share) -> ModelSpec:
     """The smaller model that a member computes with: what its weights, KV and operations are counted by."""
     if share.is_whole:

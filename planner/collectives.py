@@ -34,7 +34,7 @@ def mesh_of(fleet: Fleet, nodes: Sequence[NodeName]) -> Mesh:
 def star_seconds(mesh: Mesh, nbytes: float) -> float:
     """Seconds of an all-reduce through the first member."""
     towards, away = [row[0] for row in mesh[1:]], mesh[0][1:]
-    return _one_after_another(towards, nbytes) + _one_after_another(away, nbytes)
+    return sum(one_after_another([(link, nbytes) for link in links]) for links in (towards, away))
 
 
 def direct_seconds(mesh: Mesh, nbytes: float) -> float:
@@ -42,7 +42,7 @@ def direct_seconds(mesh: Mesh, nbytes: float) -> float:
     members = range(len(mesh))
     out = ([mesh[i][j] for j in members if j != i] for i in members)
     into = ([mesh[j][i] for j in members if j != i] for i in members)
-    return max(_one_after_another(links, nbytes) for links in (*out, *into))
+    return max(one_after_another([(link, nbytes) for link in links]) for links in (*out, *into))
 
 
 def ring_seconds(mesh: Mesh, nbytes: float) -> float:
@@ -89,6 +89,7 @@ def _last_of(mesh: Mesh, algorithm: Algorithm, low: int, high: int) -> int:
     return low
 
 
-def _one_after_another(links: Sequence[Link], nbytes: float) -> float:
-    """Seconds until a node has sent a copy over each of these links, or received one, and the last is there."""
-    return max(link.latency for link in links) + sum(nbytes / link.bandwidth for link in links)
+def one_after_another(messages: Sequence[tuple[Link, float]]) -> float:
+    """Seconds until a node has sent messages of so many bytes over these links, or received them, the last too."""
+    latest = max((link.latency for link, _ in messages), default=0.0)
+    return latest + sum(nbytes / link.bandwidth for link, nbytes in messages)

@@ -9,9 +9,9 @@ from fractions import Fraction
 from math import ceil
 from typing import NamedTuple
 
-from potluck.models.roles import TensorKey, keys_of
+from potluck.models.roles import Role, TensorKey, keys_of
 from potluck.models.spec import ModelSpec, Part, PartKind
-from potluck.planner.axes import Range, axis_range, kv_heads, local_spec, query_heads
+from potluck.planner.axes import Range, axis_range, kv_heads, local_spec, output_spec, query_heads
 from potluck.planner.costs import kv_bytes_per_token, tensor_bytes
 from potluck.planner.fleet import DeviceKind, Fleet, NodeName
 from potluck.planner.plan import Plan, Purpose, Residency, Share
@@ -130,8 +130,9 @@ def _held(plan: Plan) -> Iterator[tuple[Part, Share]]:
 
 
 def _tensors(spec: ModelSpec, part: Part, share: Share, compute: tuple[str, DeviceKind]) -> dict[_Tensor, int]:
-    held, local = axis_range(spec, part.kind, share), local_spec(spec, share)
-    return {_Tensor(key, held): tensor_bytes(local, key, *compute) for key in keys_of(spec, part)}
+    held, local, output = axis_range(spec, part.kind, share), local_spec(spec, share), output_spec(spec, share)
+    shapes = {key: output if key.role is Role.O else local for key in keys_of(spec, part)}
+    return {_Tensor(key, held): tensor_bytes(shape, key, *compute) for key, shape in shapes.items()}
 
 
 def _kv(spec: ModelSpec, part: Part, share: Share, plan: Plan) -> dict[_Kv, int]:

@@ -1,12 +1,13 @@
 """What a plan will take: seconds to the first token and per token, for one request that has the fleet to itself.
 
-    time per token = sum of the stages' compute + sum of the hops, the one from the engine and the one back included
+    time per token = sum of the stages' seconds + sum of the hops, the one from the engine and the one back included
 
 Layers that are streamed are read while anybody computes, so a step takes at least as long as any node reads.
 
 A hop takes latency + rows x hidden x itemsize / bandwidth. A prompt longer than a step is computed in chunks that
 follow each other through the stages: the first takes the whole way, each further one as long as the busiest node or
-hop. Steps and results are too small to count more than their latency.
+hop; where only one step is in flight, each takes the whole way. Steps and results are too small to count more than
+their latency.
 """
 
 from __future__ import annotations
@@ -17,25 +18,28 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from potluck.models.spec import ModelSpec
-from potluck.planner.costs import Pass, itemsize, seconds
+from potluck.planner.collectives import one_after_another
+from potluck.planner.costs import Pass, itemsize
 from potluck.planner.fleet import Fleet, Link, NodeName
 from potluck.planner.goal import Goal
-from potluck.planner.memory import node_bytes
+from potluck.planner.memory import node_bytes, steps_at_once
 from potluck.planner.plan import Plan, Prediction, Route
-from potluck.planner.transfers import wants_sampled
+from potluck.planner.stage_seconds import Setting, stage_seconds
+from potluck.planner.transfers import receivers, wants_sampled
 
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """Seconds that one step spends on each node and on each hop of its way."""
+    """Seconds that one step spends in each stage and on each hop of its way, and how long each node is busy with it."""
 
+    stages: tuple[float, ...]
     nodes: dict[NodeName, float]
     hops: tuple[float, ...]
     reading: float
 
     @property
     def total(self) -> float:
-        return max(sum(self.nodes.values()) + sum(self.hops), self.reading)
+        return max(sum(self.stages) + sum(self.hops), self.reading)
 
     @property
     def busiest(self) -> float:
@@ -43,7 +47,7 @@ class _Way:
 
 
 def predict(plan: Plan, fleet: Fleet, spec: ModelSpec, goal: Goal) -> Prediction:
-    """The prediction for the first route of a plan whose stages have one node each."""
+    """The prediction for the first route of a plan that this version runs."""
     sizes = node_bytes(plan, spec, fleet.kinds)
     return Prediction(
         time_to_first_token=_first_token(plan, fleet, spec, goal),
@@ -60,7 +64,8 @@ def hop_seconds(link: Link, nbytes: float) -> float:
 
 def _first_token(plan: Plan, fleet: Fleet, spec: ModelSpec, goal: Goal) -> float:
     *earlier, last = [_way(plan, fleet, spec, chunk) for chunk in _chunks(goal)]
-    return last.total + sum(way.busiest for way in earlier)
+    alone = steps_at_once(plan) == 1
+    return last.total + sum(way.total if alone else way.busiest for way in earlier)
 
 
 def _chunks(goal: Goal) -> Iterator[Pass]:
@@ -71,13 +76,14 @@ def _chunks(goal: Goal) -> Iterator[Pass]:
 
 
 def _way(plan: Plan, fleet: Fleet, spec: ModelSpec, work: Pass) -> _Way:
-    route = plan.routes[0]
+    route, setting = plan.routes[0], Setting(fleet, spec, plan.dtype)
     nodes: defaultdict[NodeName, float] = defaultdict(float)
-    for stage in route.stages:
-        compute = (fleet.node(stage.node).device, plan.dtype)
-        nodes[stage.node] += seconds(spec, stage.parts, work, compute)
+    stages = tuple(stage_seconds(stage, setting, work) for stage in route.stages)
+    for stage, taken in zip(route.stages, stages, strict=True):
+        for node in stage.nodes:
+            nodes[node] += taken
     hops = tuple(_hops(route, fleet, work, spec.hidden * itemsize(plan.dtype)))
-    return _Way(dict(nodes), hops, _reading(plan, fleet, spec))
+    return _Way(stages, dict(nodes), hops, _reading(plan, fleet, spec))
 
 
 def _reading(plan: Plan, fleet: Fleet, spec: ModelSpec) -> float:
@@ -89,8 +95,9 @@ def _reading(plan: Plan, fleet: Fleet, spec: ModelSpec) -> float:
 
 def _hops(route: Route, fleet: Fleet, work: Pass, row_bytes: int) -> Iterator[float]:
     stages = route.stages
-    yield hop_seconds(fleet.link(fleet.engine, stages[0].node), 0)
+    yield one_after_another([(fleet.link(fleet.engine, node), 0) for node in stages[0].nodes])
     for before, after in pairwise(stages):
         rows = work.sampled if wants_sampled(after) else work.rows
-        yield hop_seconds(fleet.link(before.node, after.node), rows * row_bytes)
-    yield hop_seconds(fleet.link(stages[-1].node, fleet.engine), 0)
+        links = [fleet.link(before.nodes[0], node) for node in receivers(before, after)]
+        yield one_after_another([(link, rows * row_bytes) for link in links])
+    yield hop_seconds(fleet.link(stages[-1].nodes[0], fleet.engine), 0)

@@ -46,12 +46,21 @@ def receivers(before: Stage, after: Stage) -> tuple[NodeName, ...]:
     """The nodes of a stage that do not have its rows from the stage before; that one's lead sends them.
 
     Raises:
-        ValueError: rows are not on every member: the sequence, or a kind of part, has nodes of its own.
+        ValueError: see `check_replicated`.
     """
-    for stage in (before, after):
-        if stage.groups or any(share.sequence != WHOLE for share in stage.shares):
-            raise ValueError("a group's members do not all have the same rows; this version cannot route that")
+    check_replicated(before)
+    check_replicated(after)
     return tuple(node for node in after.nodes if node not in before.nodes)
+
+
+def check_replicated(stage: Stage) -> None:
+    """Refuse a stage whose rows are not all on every member.
+
+    Raises:
+        ValueError: the sequence is split, or a kind of part has nodes of its own.
+    """
+    if stage.groups or any(share.sequence != WHOLE for share in stage.shares):
+        raise ValueError("a group's members do not all have the same rows; this version cannot route that")
 
 
 def transfers(before: Stage, after: Stage, step: PackedStep) -> tuple[Transfer, ...]:
@@ -60,7 +69,7 @@ def transfers(before: Stage, after: Stage, step: PackedStep) -> tuple[Transfer, 
     A transfer without rows is still sent: the step itself travels with it.
 
     Raises:
-        ValueError: see `receivers`.
+        ValueError: see `check_replicated`.
     """
     rows = tuple(step.sampled_rows() if wants_sampled(after) else range(step.rows))
     return tuple(Transfer(before.nodes[0], node, rows) for node in receivers(before, after))

@@ -27,11 +27,14 @@ Buffer = bytes | bytearray | memoryview
 
 
 class MemberError(Exception):
-    """A member of the group is gone, silent, or sends what no member would; `node` says which."""
+    """A member of the group is gone, silent, or sends what no member would; `node` says which.
 
-    def __init__(self, node: str, reason: str) -> None:
+    `ended`: its link ended, which may be because it met the fault of a third member.
+    """
+
+    def __init__(self, node: str, reason: str, ended: bool = False) -> None:
         super().__init__(f"node {node!r} {reason}")
-        self.node = node
+        self.node, self.ended = node, ended
 
 
 class MemberLink:
@@ -130,7 +133,7 @@ class MemberLink:
             raise MemberError(self.node, "sent something else than the part of a sum that was due")
 
     def _broken(self, reason: str) -> MemberError:
-        return MemberError(self.node, f"is lost in the middle of a sum ({reason})")
+        return MemberError(self.node, f"is lost in the middle of a sum ({reason})", ended=True)
 
     def waited(self, seconds: float) -> None:
         """So long did this member wait for messages to pass."""
@@ -192,7 +195,7 @@ def _step(events: dict[MemberLink, int]) -> None:
     poller, links = select.poll(), {}
     for link, event in events.items():
         if (number := link.fileno()) < 0:
-            raise MemberError(link.node, "is lost in the middle of a sum (the link was closed)")
+            raise MemberError(link.node, "is lost in the middle of a sum (the link was closed)", ended=True)
         poller.register(number, event)
         links[number] = link
     ready = poller.poll(_PATIENCE_MS)

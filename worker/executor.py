@@ -27,6 +27,7 @@ from potluck.worker.streaming import StreamError
 from potluck.worker.tensors import from_payload, to_payload
 
 _SEND_SECONDS = 30.0
+_CAUSE_SECONDS = 0.3
 _EXPECTED = (
     *(StepError, KvError, FrameError, LinkError, ShardFileError, StreamError),
     *(MemoryError, RuntimeError, ValueError),
@@ -97,6 +98,8 @@ class Executor:
             else:
                 self._compute(arrival)
         except MemberError as error:
+            # Only the first fault counts: the one of whoever knows the cause shall be that.
+            time.sleep(_CAUSE_SECONDS if error.ended else 0.0)
             _LOG.error("step %d of epoch %d: %s", frame.number, epoch.number, error)
             epoch.fail(Fault(error.node, frame.number, str(error)), frame.stage)
         except _EXPECTED as error:

@@ -46,6 +46,11 @@ class Piece:
     takes: tuple[Take, ...] = ()
 
     @property
+    def taken(self) -> tuple[Take, ...]:
+        """What it takes of each tensor."""
+        return self.takes or (ALL,) * len(self.keys)
+
+    @property
     def is_plain(self) -> bool:
         """Whether it is a tensor of plain numbers in the order of its rows."""
         return self.encoding in _ITEMSIZE
@@ -99,7 +104,7 @@ class Layout:
 
     def _order(self, matrix: Piece) -> list[Piece]:
         """The order of a matrix's columns. Those that are cut as they are stored are multiplied in that order."""
-        take = matrix.takes[0] if matrix.takes else ALL
+        take = matrix.taken[0]
         if not matrix.encoding.startswith("INT") or take.columns is not None:
             return []
         takes = matrix.takes if take.inputs is not None else ()

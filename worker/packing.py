@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import repeat
 
 import numpy as np
 import torch
@@ -12,21 +11,19 @@ from gguf import GGMLQuantizationType, quants
 from potluck.kernels.packed import PLAIN, PackedMatrix
 from potluck.models.checkpoint import Checkpoint, TensorEntry
 from potluck.models.decode import decode, stored_rows
-from potluck.models.grouped import grouped_blocks, stored_order
 from potluck.models.grouped_format import grouped_format
 from potluck.models.roles import TensorKey, shape_of
 from potluck.models.spec import ModelSpec
+from potluck.worker.grouped_matrices import GroupedMatrices, WeightError, columns_of, other_format
 from potluck.worker.pieces import BFLOAT16, FLOAT16, FLOAT32, ORDER, Piece
-from potluck.worker.stored_parts import EVERY_ROW, Rows, parts_of
-from potluck.worker.takes import ALL, Take, length, widened
+from potluck.worker.stored_parts import parts_of
+from potluck.worker.takes import ALL, Take, length
+
+__all__ = ["Change", "Packer", "WeightError"]
 
 _TORCH = {FLOAT32: torch.float32, "F32": torch.float32, BFLOAT16: torch.bfloat16, "BF16": torch.bfloat16}
 _TORCH |= {FLOAT16: torch.float16, "F16": torch.float16}
 Change = Callable[[TensorKey, torch.Tensor], torch.Tensor]
-
-
-class WeightError(Exception):
-    """A checkpoint's tensor does not fit the model spec."""
 
 
 class Packer:
@@ -35,7 +32,7 @@ class Packer:
     def __init__(self, spec: ModelSpec, checkpoint: Checkpoint, change: Change | None = None) -> None:
         """`change(key, tensor)` may replace what was decoded (for tests)."""
         self.spec, self.checkpoint, self.change = spec, checkpoint, change
-        self._last: tuple[TensorKey, tuple[str, torch.Tensor, torch.Tensor]] | None = None
+        self._grouped = GroupedMatrices(spec, checkpoint)
 
     def place(self, pieces: Iterable[Piece]) -> dict[str, torch.Tensor]:
         """Pieces in memory; errors as `make`."""
@@ -49,13 +46,13 @@ class Packer:
             CheckpointError: its bytes are damaged.
             KeyError: the checkpoint has no such tensor.
         """
-        for key, take in zip(piece.keys, piece.takes or repeat(ALL), strict=False):
+        for key, take in zip(piece.keys, piece.taken, strict=True):
             entry = self.checkpoint.entries[key]
             wanted = shape_of(self.spec, key.role)
             if entry.shape != wanted and (take != ALL or piece.encoding not in _TORCH):
                 raise _misfit(key, entry.shape, wanted)
             if piece.encoding == ORDER:
-                yield _bytes(self._grouped(entry)[2])
+                yield _bytes(self._grouped.order(entry, take))
             elif piece.encoding in _TORCH:
                 yield from self._plain(piece, entry, take)
             else:
@@ -68,9 +65,8 @@ class Packer:
             found += len(part)
             if part.shape[1:] != shape[1:] or found > rows:
                 raise _misfit(entry.key, tuple(part.shape), shape)
-            stored = _bytes(
-                (part if take.columns is None else part[:, slice(*take.columns)]).to(_TORCH[piece.encoding])
-            )
+            own = part if take.columns is None else part[:, slice(*take.columns)]
+            stored = _bytes(own.to(_TORCH[piece.encoding]))
             if piece.encoding in PLAIN:
                 yield PackedMatrix.pack(piece.encoding, stored.view(len(part), -1), piece.shape[1]).data
             else:
@@ -79,65 +75,25 @@ class Packer:
             raise _misfit(entry.key, (found, *shape[1:]), (rows, *shape[1:]))
 
     def _decoded(self, entry: TensorEntry, take: Take) -> Iterator[torch.Tensor]:
-        for part in parts_of(entry, self.checkpoint.raw(entry.key), self._rows(take)):
+        for part in parts_of(entry, self.checkpoint.raw(entry.key), self._grouped.rows(take)):
             tensor = decode(part.entry, part.raw)[part.rows]
             yield self.change(entry.key, tensor) if self.change else tensor
 
-    def _rows(self, take: Take) -> Rows:
-        if take.rows is None:
-            return EVERY_ROW
-        if take.follows is None:
-            return slice(*take.rows)
-        order_I = stored_order(self.checkpoint.entries[take.follows], self.checkpoint.raw(take.follows))
-        return torch.from_numpy(order_I[slice(*take.rows)])
-
     def _quantized(self, piece: Piece, entry: TensorEntry, take: Take) -> Iterator[torch.Tensor]:
         if grouped_format(entry.encoding) is not None:
-            yield self._of_groups(piece, entry, take)
+            kept_OB = self._grouped.blocks(piece, entry, take)
+            yield PackedMatrix.pack(piece.encoding, kept_OB, piece.shape[1]).data
             return
         # Rows are quantised before they are cut: a member has the numbers that a single node has.
-        for part in parts_of(entry, self.checkpoint.raw(entry.key), self._rows(take)):
+        for part in parts_of(entry, self.checkpoint.raw(entry.key), self._grouped.rows(take)):
             if entry.encoding == piece.encoding:
                 blocks_OB = stored_rows(part.entry, part.raw)
             elif entry.encoding in PLAIN:
                 blocks_OB = _quantize(decode(part.entry, part.raw), piece.encoding)
             else:
-                raise _other_format(entry.key)
-            kept_OB = _columns(blocks_OB[part.rows], piece, entry, take)
+                raise other_format(entry.key)
+            kept_OB = columns_of(blocks_OB[part.rows], piece, entry, take)
             yield PackedMatrix.pack(piece.encoding, kept_OB, piece.shape[1]).data
-
-    def _of_groups(self, piece: Piece, entry: TensorEntry, take: Take) -> torch.Tensor:
-        encoding, blocks_OB, order_I = self._grouped(entry)
-        ordered = str(entry.key) in self.spec.ordered
-        if encoding != piece.encoding or (take.columns is not None and not ordered and not _is_sorted(order_I)):
-            raise _other_format(entry.key)
-        kept_OB = _columns(blocks_OB[self._rows(take)], piece, entry, take)
-        return PackedMatrix.pack(encoding, kept_OB, piece.shape[1]).data
-
-    def _grouped(self, entry: TensorEntry) -> tuple[str, torch.Tensor, torch.Tensor]:
-        """Encoding, blocks and the order of columns; a matrix and its order are asked for one after the other."""
-        if self._last is None or self._last[0] != entry.key:
-            encoding, blocks_OB, order_I = grouped_blocks(entry, self.checkpoint.raw(entry.key))
-            order = torch.arange(entry.shape[1]) if order_I is None else torch.from_numpy(order_I)
-            self._last = (entry.key, (encoding, torch.from_numpy(blocks_OB), order))
-        return self._last[1]
-
-
-def _other_format(key: TensorKey) -> WeightError:
-    return WeightError(f"tensor {key} is stored in another format than the plan was made for; plan again")
-
-
-def _is_sorted(order_I: torch.Tensor) -> bool:
-    return torch.equal(order_I, torch.arange(len(order_I)))
-
-
-def _columns(blocks_OB: torch.Tensor, piece: Piece, entry: TensorEntry, take: Take) -> torch.Tensor:
-    """The blocks that hold the columns a member takes."""
-    if take.columns is None:
-        return blocks_OB
-    first, end = widened(piece.encoding, take.columns)
-    row, columns = blocks_OB.shape[1], entry.shape[1]
-    return blocks_OB[:, first * row // columns : end * row // columns]
 
 
 def _quantize(weight_OI: torch.Tensor, encoding: str) -> torch.Tensor:

@@ -139,8 +139,8 @@ class Assembly:
     def _of_own_inputs(self, unit: Unit, name: str, product: Product) -> Product:
         """The product for what a member computes, where it multiplies by some columns only."""
         (piece, *_) = self._pieces(unit, name)
-        take = piece.takes[0] if piece.takes else None
-        if unit.cut is None or take is None:
+        take = piece.taken[0]
+        if unit.cut is None:
             return product
         own = own_inputs(self._spec, piece.keys[0].role, unit.cut)
         if take.inputs is not None:

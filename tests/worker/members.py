@@ -19,14 +19,15 @@ from potluck.proto.step import Outputs, Run, Step
 from potluck.worker.batch import BatchBuilder
 from potluck.worker.cut import Cut, local_spec
 from potluck.worker.decoder import Layer
-from potluck.worker.kv import KvShape, new_pools
+from potluck.worker.kv import KvShape, new_pool
 from potluck.worker.operations import operations_of
 from potluck.worker.packing import Packer
 from potluck.worker.pieces import Form, Unit, pieces_of
-from potluck.worker.residence import HostMemory
+from potluck.worker.residence import HostMemory, Residence
 from potluck.worker.weights import Assembly
 
 KEPT = Form("float32", True, True)
+UNROUNDED = HostMemory(exact=True)
 ROWS = 6
 
 
@@ -46,7 +47,7 @@ class Model:
     path: Path
     form: Form = KEPT
     bits: str = "none"
-    exact: bool = True
+    residence: Residence = UNROUNDED
 
     @cached_property
     def spec(self):
@@ -62,11 +63,11 @@ class Model:
 
     @property
     def assembly(self):
-        return Assembly(self.spec, self.form, HostMemory(self.exact))
+        return Assembly(self.spec, self.form, self.residence)
 
     def rounding(self):
         """The same with activations of 8 bits."""
-        return replace(self, exact=False)
+        return replace(self, residence=HostMemory())
 
     def pieces(self, unit):
         return pieces_of(self.spec, unit, self.form)
@@ -89,9 +90,9 @@ class Model:
     def decoder_layer(self, cut=None):
         """Layer 0 with KV of its own."""
         spec = self.spec if cut is None else local_spec(self.spec, cut)
-        pools = new_pools([0], spec, KvShape(4, 4), torch.empty(0))
+        pool = new_pool(spec, KvShape(4, 4), torch.empty(0))
         operations = operations_of("cpu", spec.heads // spec.kv_heads)
-        return Layer(spec, spec.layers[0], self.layer(cut), pools[0], operations)
+        return Layer(spec, spec.layers[0], self.layer(cut), pool, operations)
 
     def batch(self):
         """The batch of one prompt of ROWS tokens."""
@@ -101,7 +102,7 @@ class Model:
 
         paging = Paging(4, None, torch.float32, torch.device("cpu"))
         operations = operations_of("cpu", self.spec.heads // self.spec.kv_heads)
-        builder = BatchBuilder(self.spec.layers[:1], paging, table, operations.plan)
+        builder = BatchBuilder(self.spec.layers[:1], paging, table, operations)
         step = Step(1, [Run(1, 0, list(range(ROWS)), [2, 0], Outputs.LAST)])
         return builder.build(step, {1: [2, 0]}, [])
 

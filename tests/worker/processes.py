@@ -95,6 +95,26 @@ class Model:
             a.append(pb.Window(stage=2, head=True))
         return self.assignment(epoch, a, both), self.assignment(epoch, [b], both)
 
+    def grouped(self, epoch, workers, cuts, algorithm="direct", **changes):
+        """One assignment per worker: a group that has everything in one stage, split as the cuts say."""
+        return [self._grouped(epoch, workers, cuts, place, algorithm, changes) for place in range(len(workers))]
+
+    def _grouped(self, epoch, workers, cuts, place, algorithm, changes):
+        (first_head, end_head), (first_column, end_column) = cuts[place].heads, cuts[place].columns
+        group = pb.Group(
+            nodes=[worker.name for worker in workers],
+            first_head=first_head,
+            end_head=end_head,
+            first_column=first_column,
+            end_column=end_column,
+            first_rows=[cut.vocabulary[0] for cut in cuts],
+            end_rows=[cut.vocabulary[1] for cut in cuts],
+            wire="float32",
+            reductions=[pb.Reduction(algorithm=algorithm)],
+        )
+        window = pb.Window(stage=0, embedding=True, end_layer=len(self.spec.layers), head=True, group=group)
+        return self.assignment(epoch, [window], workers, **changes)
+
 
 @dataclass
 class Broken:
@@ -104,10 +124,10 @@ class Broken:
 
 
 class Client:
-    """Links to some workers under one epoch, as a coordinator has them; the first worker has stage 0."""
+    """Links to some workers under one epoch, as a coordinator has them; the first `entries` workers have stage 0."""
 
-    def __init__(self, epoch, *workers):
-        self.epoch, self.number, self.inbox = epoch, 0, queue.SimpleQueue()
+    def __init__(self, epoch, *workers, entries=1):
+        self.epoch, self.number, self.inbox, self.entries = epoch, 0, queue.SimpleQueue(), entries
         self.links = [self._link(worker) for worker in workers]
 
     def _link(self, worker):
@@ -118,7 +138,9 @@ class Client:
 
     def send(self, runs, dropped=()):
         self.number += 1
-        self.links[0].send(step_frame(self.epoch, Step(self.number, list(runs), list(dropped))), 5.0)
+        frame = step_frame(self.epoch, Step(self.number, list(runs), list(dropped)))
+        for link in self.links[: self.entries]:
+            link.send(frame, 5.0)
 
     def get(self, timeout=20.0):
         """The next Result, Fault or Broken."""
@@ -172,9 +194,9 @@ class Neighbour:
 
 
 @contextlib.contextmanager
-def client(epoch, *workers):
+def client(epoch, *workers, entries=1):
     """A Client, closed at the end."""
-    made = Client(epoch, *workers)
+    made = Client(epoch, *workers, entries=entries)
     try:
         yield made
     finally:

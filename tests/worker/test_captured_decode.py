@@ -11,6 +11,7 @@ from potluck.models.spec import LayerSpec, Rope
 from potluck.proto.step import Outputs, Run, Sampling
 from potluck.worker.gpu import layers as gpu_layers
 from potluck.worker.gpu.places import StepPlaces
+from potluck.worker.layers import Layers
 from potluck.worker.windows import GpuOptions, ShardConfig
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -122,3 +123,24 @@ def test_places_are_for_few_rows_and_hold_the_harmless_ones(in_process, tiny_mod
         ["x", "slots", "cos0", "sin0", "cos1", "sin1", "low0", "high0", "low1", "high1", "tables"], 64
     )
     assert (places.buffers["slots"].rows == -1).all() and not places.buffers["high1"].rows.any()
+
+
+@pytest.mark.parametrize(
+    ("layers", "replayed"), [(range(2), True), (range(1, 2), True), (range(3), False), (range(2, 2), False)]
+)
+def test_only_layers_that_stay_and_are_computed_alone_are_replayed(layers, replayed):
+    """Sums of a group go over the network, which no graph contains."""
+
+    class Plus:
+        def forward(self, x, batch):
+            return x + 1
+
+    class Captured:
+        def takes(self, batch):
+            return True
+
+        def run(self, key, body, x, batch):
+            return body(x, batch) + 100
+
+    ran = Layers(dict.fromkeys(range(3), Plus()), None, Captured(), frozenset({0, 1})).run(layers, 0, None)
+    assert ran == len(layers) + 100 * replayed

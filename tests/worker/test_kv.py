@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from potluck.proto.step import Outputs, Run, Step
-from potluck.worker.kv import BlockTables, KvError, KvShape, new_pools
+from potluck.worker.kv import BlockTables, KvError, KvShape, new_pool
 
 
 def run(sequence, position, tokens, blocks):
@@ -82,6 +82,5 @@ def test_pools_take_the_bytes_they_promise(tiny_model):
     from potluck.models.open import read_spec
 
     spec, shape = read_spec(tiny_model("qwen3")), KvShape(blocks=5, block_size=3)
-    pools = new_pools([1, 3], spec, shape, torch.empty(0, dtype=torch.bfloat16))
-    assert list(pools) == [1, 3]
-    assert all(pool.nbytes == shape.bytes_per_layer(spec, torch.bfloat16) for pool in pools.values())
+    pool = new_pool(spec, shape, torch.empty(0, dtype=torch.bfloat16))
+    assert pool.nbytes == shape.bytes_per_layer(spec, torch.bfloat16)
