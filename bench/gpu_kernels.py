@@ -1,18 +1,25 @@
-"""How near each GPU kernel comes to the bandwidth that a plain copy reaches on the same device.
+"""How near each GPU kernel comes to the bandwidth that a plain copy reaches on the same device, and what steps take.
 
-Run: python bench/gpu_kernels.py [--rounds 50]
+Run: python bench/gpu_kernels.py [--rounds 50] [--layers 8]
 Shapes are those of an 8B model (hidden 4096, FFN 14336, 32 heads over 8 KV heads of 128) in bfloat16. Every call finds
-a cold cache. Products and attention of many rows are told in TFLOP/s as well: bandwidth does not bound them.
+a cold cache. Products and attention of many rows are told in TFLOP/s as well: bandwidth does not bound them. Then come
+decode steps of some such layers in Q4_0 (`gpu_steps.py`): captured against launched, and streamed from the host's
+memory with 1 to all of them held.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
+from gpu_steps import captured, model, streamed
+
+from potluck.worker.device import DeviceError, choose_device
 
 HIDDEN, FFN, HEADS, KV_HEADS, WIDTH, SLOTS = 4096, 14336, 32, 8, 128, 16
 FLUSH_BYTES = 256 << 20  # more than any cache
@@ -119,10 +126,13 @@ def main() -> None:
     """Print a line per kernel."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=50)
-    rounds = parser.parse_args().rounds
-    if not torch.cuda.is_available():
-        print("no CUDA device")
-        return
+    parser.add_argument("--layers", type=int, default=8, help="layers of the model whose steps are measured")
+    flags = parser.parse_args()
+    rounds = flags.rounds
+    try:
+        device = choose_device("cuda")
+    except DeviceError as error:
+        sys.exit(f"nothing to measure: {str(error).removeprefix('--device cuda: ')}")
     with torch.device("cuda"):
         bandwidth = copy_bandwidth(rounds)
         print(f"{torch.cuda.get_device_name()}: a copy moves {bandwidth / 1e9:.0f} GB/s")
@@ -131,6 +141,9 @@ def main() -> None:
             rate = f"{case.bytes / taken / bandwidth:6.1%} of a copy's bandwidth"
             work = f", {case.flops / taken / 1e12:.1f} TFLOP/s" if case.flops else ""
             print(f"{case.name:36} {taken * 1e6:9.1f} us  {rate}{work}")
+    spec = model(flags.layers)
+    for line in chain(captured(spec, device, (1, 4, 16), rounds), streamed(spec, device, rounds)):
+        print(line)
 
 
 if __name__ == "__main__":

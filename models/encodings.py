@@ -66,20 +66,42 @@ PACKED: Final[dict[str, float]] = {
 }
 _PACKED_ROWS = 16
 
+# The same on a GPU (potluck.kernels.gpu.from_packed): 4 or 8 bits a weight, a scale and a minimum for every group of
+# columns, in single precision where they are products of two numbers.
+GROUPED: Final[dict[str, int]] = {
+    "Q4_0": 20,
+    "Q4_1": 20,
+    "Q5_0": 36,
+    "Q5_1": 36,
+    "Q8_0": 36,
+    "Q4_K": 24,
+    "Q5_K": 40,
+    "Q6_K": 48,
+    "INT4_G32": 24,
+    "INT4_G128": 18,
+    "INT8_G32": 40,
+    "INT8_G128": 34,
+}
 
-def plain_bytes(shape: tuple[int, ...], itemsize: int) -> int:
-    """Bytes in memory of a tensor of plain numbers. Matrices lie in groups of rows, two columns of 16 bits together."""
-    if len(shape) != 2:
+
+def plain_bytes(shape: tuple[int, ...], itemsize: int, on_gpu: bool = False) -> int:
+    """Bytes in memory of a tensor of plain numbers.
+
+    Matrices lie in groups of rows, two columns of 16 bits together; on a GPU row by row.
+    """
+    if len(shape) != 2 or on_gpu:
         return math.prod(shape) * itemsize
     rows, columns = shape
     return -(-rows // _PACKED_ROWS) * _PACKED_ROWS * (columns + columns % 2 * (itemsize == 2)) * itemsize
 
 
-def packed_bytes(encoding: str, shape: tuple[int, ...]) -> int:
+def packed_bytes(encoding: str, shape: tuple[int, ...], on_gpu: bool = False) -> int:
     """Bytes in memory of a matrix that is multiplied as it is stored.
 
     Raises:
         KeyError: the encoding has no products of its own.
     """
     rows, columns = shape
+    if on_gpu:
+        return rows * columns // 32 * GROUPED[encoding]
     return int(-(-rows // _PACKED_ROWS) * _PACKED_ROWS * columns // 32 * PACKED[encoding])

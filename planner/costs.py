@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from potluck.models.encodings import packed_bytes, plain_bytes
 from potluck.models.roles import TensorKey, keys_of, shape_of
 from potluck.models.spec import ModelSpec, Part, PartKind
-from potluck.planner.fleet import Device
+from potluck.planner.fleet import Device, DeviceKind
 
 # Of hidden rows, KV and dense weights. "quantized" keeps the weights that the checkpoint stores in a format that is
 # multiplied as it is; everything else is as in bfloat16.
@@ -55,19 +55,19 @@ def itemsize(dtype: str) -> int:
     return ITEMSIZE[dtype]
 
 
-def tensor_bytes(spec: ModelSpec, key: TensorKey, dtype: str) -> int:
-    """Bytes of one tensor in memory; norms and biases are kept in float32 whatever the compute type."""
-    shape = shape_of(spec, key.role)
+def tensor_bytes(spec: ModelSpec, key: TensorKey, dtype: str, kind: DeviceKind = "cpu") -> int:
+    """Bytes of one tensor in a device's memory; norms and biases are kept in float32 whatever the compute type."""
+    shape, on_gpu = shape_of(spec, key.role), kind == "cuda"
     if dtype in _KEEPS_ENCODINGS and (encoding := spec.encodings.get(str(key))):
-        return packed_bytes(encoding, shape)
+        return packed_bytes(encoding, shape, on_gpu)
     # Norms and biases are small and stay float32 beside unrounded numbers.
-    return plain_bytes(shape, itemsize(dtype) if len(shape) == 2 else _VECTOR_ITEMSIZE)
+    return plain_bytes(shape, itemsize(dtype) if len(shape) == 2 else _VECTOR_ITEMSIZE, on_gpu)
 
 
-def weight_bytes(spec: ModelSpec, parts: Iterable[Part], dtype: str) -> int:
+def weight_bytes(spec: ModelSpec, parts: Iterable[Part], dtype: str, kind: DeviceKind = "cpu") -> int:
     """Bytes of the weights of some parts on one node; a tied embedding and head together cost once."""
     keys = {key for part in parts for key in keys_of(spec, part)}
-    return sum(tensor_bytes(spec, key, dtype) for key in keys)
+    return sum(tensor_bytes(spec, key, dtype, kind) for key in keys)
 
 
 def kv_bytes_per_token(spec: ModelSpec, dtype: str) -> int:
@@ -95,7 +95,7 @@ def flops(spec: ModelSpec, part: Part, work: Pass) -> float:
             return (matrices + 4.0 * query * _attended(spec, part, work)) * work.rows
 
 
-def bytes_moved(spec: ModelSpec, part: Part, dtype: str, work: Pass) -> float:
+def bytes_moved(spec: ModelSpec, part: Part, dtype: str, work: Pass, kind: DeviceKind = "cpu") -> float:
     """Bytes a device streams for a part in one step: its weights once, the KV attended to; of the embedding a row each.
 
     A head with nothing to sample streams nothing.
@@ -105,14 +105,17 @@ def bytes_moved(spec: ModelSpec, part: Part, dtype: str, work: Pass) -> float:
     if part.kind is PartKind.HEAD and not work.sampled:
         return 0.0
     kv = _attended(spec, part, work) * kv_bytes_per_token(spec, dtype) if part.kind is PartKind.ATTENTION else 0
-    return float(weight_bytes(spec, [part], dtype) + kv)
+    return float(weight_bytes(spec, [part], dtype, kind) + kv)
 
 
 def seconds(spec: ModelSpec, parts: Iterable[Part], work: Pass, compute: tuple[Device, str]) -> float:
     """Seconds that parts take on a device in a compute type: the sum of their rooflines."""
     device, dtype = compute
     return sum(
-        max(bytes_moved(spec, part, dtype, work) / device.memory_bandwidth, flops(spec, part, work) / device.flops)
+        max(
+            bytes_moved(spec, part, dtype, work, device.kind) / device.memory_bandwidth,
+            flops(spec, part, work) / device.flops,
+        )
         for part in parts
     )
 

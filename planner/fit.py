@@ -30,10 +30,13 @@ def refusal(nodes: Sequence[Node], request: Request) -> DoesNotFit:
         return DoesNotFit(f"model {name!r}: every node is excluded; leave at least one")
     for node in nodes:
         if node.name in goal.pinned and request.offer(node).room < 1:
+            layer = request.on(node).layer_bytes
             return DoesNotFit(
                 f"node {node.name!r} is pinned, but its {size_text(node.device.memory)} hold no layer of {name!r} "
-                f"({size_text(request.layer_bytes)} with KV, and {size_text(NODE_OVERHEAD)} for the worker); unpin it"
+                f"({size_text(layer)} with KV, and {size_text(NODE_OVERHEAD)} for the worker); unpin it"
             )
+    # The same model takes more on a GPU: it is told as it would lie where most of it would have to.
+    request = request.on(max(nodes, key=lambda node: node.device.memory))
     need = request.ends_bytes + len(spec.layers) * request.layer_bytes
     has = ", ".join(f"{node.name} {size_text(node.device.memory)}" for node in nodes)
     return DoesNotFit(

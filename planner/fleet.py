@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NewType
 
 NodeName = NewType("NodeName", str)
+DeviceKind = Literal["cpu", "cuda", "metal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Device:
         memory: bytes the fleet may use for weights and KV.
     """
 
-    kind: Literal["cpu", "cuda", "metal"]
+    kind: DeviceKind
     flops: float
     memory_bandwidth: float
     memory: int
@@ -98,6 +99,11 @@ class Fleet:
         unknown = ({self.engine} | {end for pair in self.links for end in pair}) - set(names)
         if unknown:
             raise ValueError(f"fleet {self.name!r} has no node {', '.join(sorted(unknown))}")
+
+    @property
+    def kinds(self) -> dict[NodeName, DeviceKind]:
+        """What every node computes on."""
+        return {node.name: node.device.kind for node in self.nodes}
 
     def node(self, name: NodeName) -> Node:
         """The node of that name.

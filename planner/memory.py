@@ -13,12 +13,14 @@ from potluck.models.roles import Role, TensorKey, keys_of
 from potluck.models.spec import ModelSpec, Part, PartKind
 from potluck.planner.axes import Range, axis_range, kv_heads, local_spec, output_spec, query_heads
 from potluck.planner.costs import kv_bytes_per_token, tensor_bytes
-from potluck.planner.fleet import Fleet, NodeName
+from potluck.planner.fleet import DeviceKind, Fleet, NodeName
 from potluck.planner.plan import Plan, Purpose, Residency, Share
 
 # Beside weights and KV a worker holds the rows of a step, its logits and block tables: about 40 MB for 512 rows of a
 # model with a vocabulary of 150,000, since only sampled rows have logits.
 NODE_OVERHEAD = 64 * 2**20
+
+_NO_KINDS: Mapping[NodeName, DeviceKind] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +57,23 @@ class _Kv(NamedTuple):
     sequence: tuple[Fraction, Fraction]
 
 
-def node_bytes(plan: Plan, spec: ModelSpec) -> dict[NodeName, NodeBytes]:
+def node_bytes(
+    plan: Plan, spec: ModelSpec, kinds: Mapping[NodeName, DeviceKind] = _NO_KINDS
+) -> dict[NodeName, NodeBytes]:
     """Bytes on every node of a plan, in order of appearance; what two stages of a node share counts once.
 
     Routes of drafts are of another model and are not counted.
+
+    Args:
+        plan, spec: what lies where.
+        kinds: what nodes compute on (`Fleet.kinds`): quantised weights take more on a GPU. A CPU where none is named.
     """
     tensors: defaultdict[NodeName, dict[_Tensor, int]] = defaultdict(dict)
     kv: defaultdict[NodeName, dict[_Kv, int]] = defaultdict(dict)
     layers: defaultdict[NodeName, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
     windows: defaultdict[NodeName, set[int]] = defaultdict(set)
     for part, share in _held(plan):
-        held = _tensors(spec, part, share, plan.dtype)
+        held = _tensors(spec, part, share, (plan.dtype, kinds.get(share.node, "cpu")))
         tensors[share.node].update(held)
         if share.residency is Residency.STREAMED and part.layer is not None:
             layers[share.node][part.layer] += sum(held.values())
@@ -82,7 +90,7 @@ def node_bytes(plan: Plan, spec: ModelSpec) -> dict[NodeName, NodeBytes]:
 
 def stream_budgets(plan: Plan, fleet: Fleet, spec: ModelSpec) -> dict[NodeName, int]:
     """Bytes that every node which streams layers may use for them."""
-    sizes = node_bytes(plan, spec)
+    sizes = node_bytes(plan, spec, fleet.kinds)
     return {node: size.stream_budget(fleet.node(node).device.memory) for node, size in sizes.items() if size.streamed}
 
 
@@ -121,10 +129,10 @@ def _held(plan: Plan) -> Iterator[tuple[Part, Share]]:
                 yield from ((part, share) for share in stage.group(part.kind))
 
 
-def _tensors(spec: ModelSpec, part: Part, share: Share, dtype: str) -> dict[_Tensor, int]:
+def _tensors(spec: ModelSpec, part: Part, share: Share, compute: tuple[str, DeviceKind]) -> dict[_Tensor, int]:
     held, local, output = axis_range(spec, part.kind, share), local_spec(spec, share), output_spec(spec, share)
     shapes = {key: output if key.role is Role.O else local for key in keys_of(spec, part)}
-    return {_Tensor(key, held): tensor_bytes(shape, key, dtype) for key, shape in shapes.items()}
+    return {_Tensor(key, held): tensor_bytes(shape, key, *compute) for key, shape in shapes.items()}
 
 
 def _kv(spec: ModelSpec, part: Part, share: Share, plan: Plan) -> dict[_Kv, int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from potluck.models.spec import ModelSpec, Part, PartKind
 from potluck.planner.costs import Pass, kv_bytes_per_token, layer_parts, seconds, weight_bytes
-from potluck.planner.fleet import Node, NodeName
+from potluck.planner.fleet import DeviceKind, Node, NodeName
 from potluck.planner.goal import Goal
 from potluck.planner.memory import NODE_OVERHEAD
 
@@ -44,10 +44,15 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A model and a goal: what every offer is made for."""
+    """A model and a goal: what every offer is made for. Its sizes are those on a `kind` of device."""
 
     spec: ModelSpec
     goal: Goal
+    kind: DeviceKind = "cpu"
+
+    def on(self, node: Node) -> Request:
+        """The same with the sizes that a node's device has."""
+        return replace(self, kind=node.device.kind)
 
     @property
     def layer_bytes(self) -> int:
@@ -58,7 +63,7 @@ class Request:
     def layer_weights(self) -> int:
         """Bytes of one layer's weights, of the largest where formats differ."""
         layers = range(len(self.spec.layers)) if self.spec.encodings else range(1)
-        return max(weight_bytes(self.spec, layer_parts([layer]), self.goal.dtype) for layer in layers)
+        return max(weight_bytes(self.spec, layer_parts([layer]), self.goal.dtype, self.kind) for layer in layers)
 
     @property
     def layer_kv(self) -> int:
@@ -68,20 +73,20 @@ class Request:
     @property
     def ends_bytes(self) -> int:
         """Bytes of embedding and head on one node; tied ones cost once."""
-        return weight_bytes(self.spec, ENDS, self.goal.dtype)
+        return weight_bytes(self.spec, ENDS, self.goal.dtype, self.kind)
 
     def free(self, node: Node, ends: tuple[Part, ...] = ()) -> int:
         """Bytes that a node has for layers and their KV beside these ends."""
-        return node.device.memory - NODE_OVERHEAD - weight_bytes(self.spec, ends, self.goal.dtype)
+        return node.device.memory - NODE_OVERHEAD - weight_bytes(self.spec, ends, self.goal.dtype, node.device.kind)
 
     def offer(self, node: Node, ends: tuple[Part, ...] = (), streaming: bool = False) -> Offer:
         """What a node could bring beside these ends. Streaming keeps all KV, and room for two layers, in memory."""
         work, compute = Pass(1, 1, self.goal.context), (node.device, self.goal.dtype)
         layers = layer_parts(range(len(self.spec.layers)))
-        free = self.free(node, ends)
-        room = most = free // self.layer_bytes
+        free, here = self.free(node, ends), self.on(node)
+        room = most = free // here.layer_bytes
         if streaming and node.disk_bandwidth > 0:
-            most = max(room, (free - 2 * self.layer_weights) // self.layer_kv)
+            most = max(room, (free - 2 * here.layer_weights) // here.layer_kv)
         return Offer(
             node=node.name,
             ends=ends,
@@ -89,7 +94,7 @@ class Request:
             ends_seconds=seconds(self.spec, ends, work, compute) if ends else 0.0,
             room=room,
             most=most,
-            overflow_seconds=self.layer_bytes / node.disk_bandwidth if most > room else 0.0,
+            overflow_seconds=here.layer_bytes / node.disk_bandwidth if most > room else 0.0,
         )
 
 

@@ -48,7 +48,7 @@ class _Way:
 
 def predict(plan: Plan, fleet: Fleet, spec: ModelSpec, goal: Goal) -> Prediction:
     """The prediction for the first route of a plan that this version runs."""
-    sizes = node_bytes(plan, spec)
+    sizes = node_bytes(plan, spec, fleet.kinds)
     return Prediction(
         time_to_first_token=_first_token(plan, fleet, spec, goal),
         time_per_token=_way(plan, fleet, spec, Pass(1, 1, goal.context)).total,
@@ -88,7 +88,7 @@ def _way(plan: Plan, fleet: Fleet, spec: ModelSpec, work: Pass) -> _Way:
 
 def _reading(plan: Plan, fleet: Fleet, spec: ModelSpec) -> float:
     """Seconds that the slowest node reads its streamed layers for; a disk nobody measured is not reckoned with."""
-    sizes = node_bytes(plan, spec)
+    sizes = node_bytes(plan, spec, fleet.kinds)
     disks = {node: fleet.node(node).disk_bandwidth for node in plan.nodes}
     return max((sizes[node].streamed / disk for node, disk in disks.items() if disk > 0), default=0.0)
 

@@ -86,8 +86,9 @@ def _rounds_text(request: Request, decision: Decision, offer: Offer) -> list[str
 def _left_out(fleet: Fleet, request: Request, offer: Offer) -> str:
     if offer.room > 0:
         return f"left out: too slow to earn one of {_layers_text(len(request.spec.layers))}"
-    memory = size_text(fleet.node(offer.node).device.memory)
-    need = f"{size_text(request.layer_bytes)} with KV, and {size_text(NODE_OVERHEAD)} for the worker"
+    node = fleet.node(offer.node)
+    memory = size_text(node.device.memory)
+    need = f"{size_text(request.on(node).layer_bytes)} with KV, and {size_text(NODE_OVERHEAD)} for the worker"
     return f"left out: its {memory} hold no layer ({need})"
 
 

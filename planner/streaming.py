@@ -31,7 +31,8 @@ def rounds_to_try(fleet: Fleet, request: Request, placement: Placement) -> list[
 
     def fits(node: NodeName, rounds: int) -> bool:
         free = request.free(fleet.node(node), offers[node].ends) - counts[node] * request.layer_kv
-        return 2 * -(-counts[node] // rounds) * request.layer_weights <= free
+        layer = request.on(fleet.node(node)).layer_weights
+        return 2 * -(-counts[node] // rounds) * layer <= free
 
     most = max(counts.values())
     # Windows of the same sizes come of many numbers of rounds; the fewest of each is enough.
@@ -47,6 +48,7 @@ def streamed_route(route: Route, fleet: Fleet, request: Request) -> Route:
 
 def _resident(route: Route, fleet: Fleet, request: Request, node: NodeName) -> int:
     """Layers of a node that stay in memory."""
+    request = request.on(fleet.node(node))
     stages = [stage for stage in route.stages if stage.node == node]
     ends = tuple(part for stage in stages for part in stage.parts if part.layer is None)
     layers = sum(len(stage.layers) for stage in stages)

@@ -103,7 +103,7 @@ def _check_window(share: Share, place: str) -> None:
 
 
 def _check_memory(plan: Plan, fleet: Fleet, spec: ModelSpec) -> None:
-    for name, size in node_bytes(plan, spec).items():
+    for name, size in node_bytes(plan, spec, fleet.kinds).items():
         has = fleet.node(name).device.memory
         if size.total > has:
             held = size_text(size.weights - size.streamed + size.window)

@@ -23,6 +23,11 @@ from potluck.worker.server import WorkerService, start_server
 _STOP_SECONDS = 1.0
 _READY_SECONDS = 120.0
 _DEVICE = "what to compute on (default: auto, a GPU where torch and Triton can use one; with --emulate the CPU)"
+_NO_GRAPHS = "on a GPU, launch the kernels of every decode step instead of replaying it as a CUDA graph"
+_HELD = (
+    "how many of the layers that a GPU's memory does not hold are on it at once, while the others are copied to it "
+    "from the host's memory ahead of their turn (default: chosen from the measured speed of copying and computing)"
+)
 
 
 def _parse() -> argparse.Namespace:
@@ -33,6 +38,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--memory", type=int, default=None, help="bytes it may use (default: what is free)")
     parser.add_argument("--threads", type=int, default=0, help="compute threads (default: 0, one per physical core)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=_DEVICE)
+    parser.add_argument("--no-graphs", action="store_true", help=_NO_GRAPHS)
+    parser.add_argument("--held-layers", type=layer_count, default=None, metavar="N", help=_HELD)
     parser.add_argument(
         "--emulate",
         default=None,
@@ -40,6 +47,13 @@ def _parse() -> argparse.Namespace:
         '"disk": bytes_per_s}',
     )
     return parser.parse_args()
+
+
+def layer_count(text: str) -> int:
+    """A number of layers; raises ArgumentTypeError where none is left to compute with."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} layers; at least 1 must be there to be computed")
+    return number
 
 
 def main() -> int:
@@ -75,10 +89,12 @@ def main() -> int:
 
     # Imported only now: torch takes seconds, and whoever started this waits for the line above.
     from potluck.worker.node import Node, NodeConfig
+    from potluck.worker.windows import GpuOptions
 
     # An emulated node is a slower one of these processors: its factor is measured on them.
     device = "cpu" if flags.emulate and flags.device == "auto" else flags.device
-    node = Node(NodeConfig(flags.node, token, flags.cache, flags.memory, flags.threads, emulation, device))
+    gpu = GpuOptions(captured=not flags.no_graphs, held=flags.held_layers)
+    node = Node(NodeConfig(flags.node, token, flags.cache, flags.memory, flags.threads, emulation, device, gpu))
     service.become_ready(node)
     starting.clear()
     stop.wait()

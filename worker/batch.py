@@ -11,7 +11,7 @@ from potluck.kernels.attention_plan import Paging, Span
 from potluck.kernels.rotary import RotaryTable
 from potluck.models.spec import LayerSpec, Rope
 from potluck.proto.step import Step
-from potluck.worker.operations import Plan
+from potluck.worker.operations import Operations, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Batch:
         rotary: cos and signed sin of the rows, per rope.
         attention: the attention plan, per window.
         sampled_R: packed rows that go to the head; None where all do.
+        single: whether every row is its sequence's only one.
     """
 
     tokens_T: torch.Tensor
@@ -33,6 +34,7 @@ class Batch:
     rotary: Mapping[Rope, tuple[torch.Tensor, torch.Tensor]]
     attention: Mapping[int | None, Plan]
     sampled_R: torch.Tensor | None
+    single: bool = False
 
 
 class BatchBuilder:
@@ -43,12 +45,12 @@ class BatchBuilder:
         layers: Iterable[LayerSpec],
         paging: Paging,
         table: Callable[[Rope], RotaryTable],
-        plan: Callable[[Sequence[Span], Paging], Plan],
+        operations: Operations,
     ) -> None:
-        """`paging` gives block size, dtype and device; its window is replaced by each layer's. `plan` works out what
-        the layers' attention reads."""
+        """`paging` gives block size, dtype and device; its window is replaced by each layer's. `operations` are the
+        layers'."""
         owned = list(layers)
-        self._plan = plan
+        self._operations = operations
         self._paging = {
             window: Paging(paging.block_size, window, paging.dtype, paging.device)
             for window in {layer.window for layer in owned}
@@ -66,10 +68,11 @@ class BatchBuilder:
         return Batch(
             self._numbers([token for run in step.runs for token in run.tokens]),
             self._numbers(_slots(spans, self._block_size)),
-            self._numbers(cleared) if cleared else None,
+            self._numbers(cleared) if cleared and self._operations.reads_unwritten else None,
             {rope: table.rows(positions_T, limit) for rope, table in self._tables.items()},
-            {window: self._plan(spans, paging) for window, paging in self._paging.items()},
+            {window: self._operations.plan(spans, paging) for window, paging in self._paging.items()},
             None if len(sampled) == step.rows else self._numbers(sampled),
+            all(span.count == 1 for span in spans),
         )
 
     def _numbers(self, values: list[int]) -> torch.Tensor:

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -36,6 +36,7 @@ from potluck.worker.members import Members
 from potluck.worker.packing import WeightError
 from potluck.worker.shard import Shard
 from potluck.worker.shard_manifest import ShardFileError
+from potluck.worker.windows import GpuOptions
 
 _ALLOWANCE = 768 << 20  # buffers, thread stacks and allocator slack on top of an emulated node's budget
 # Hundreds of megabytes that every installation has.
@@ -56,7 +57,7 @@ class NodeConfig:
     """What the command line says about this node.
 
     `memory` is its budget in bytes, None for what is free on the device; `threads` 0 means one per physical core;
-    `device` is auto, cpu or cuda.
+    `device` is auto, cpu or cuda; `gpu` is heeded where it is a GPU.
     """
 
     name: str
@@ -66,6 +67,7 @@ class NodeConfig:
     threads: int
     emulation: Emulation
     device: str = "cpu"
+    gpu: GpuOptions = field(default_factory=GpuOptions)
 
 
 class Node:
@@ -118,6 +120,7 @@ class Node:
             LoadRefused, FrameError: it cannot be loaded; nothing of it is kept.
         """
         share = read_assignment(assignment, self._config.name, self._device)
+        share = replace(share, config=replace(share.config, gpu=self._config.gpu))
         with self._loading, self.epochs.loading(assignment.epoch):
             weights, kv = Shard.required_bytes(share.spec, share.windows, share.config)
             streamed = Shard.streamed_bytes(share.spec, share.windows, share.config)
@@ -133,7 +136,7 @@ class Node:
     def status(self, uptime: float) -> pb.StatusReply:
         """Counts since the start."""
         totals, links, memory = self.executor.totals, self.epochs.counts(), psutil.Process().memory_info()
-        streamers = [epoch.shard.streamer for epoch in self.epochs.held if epoch.shard.streamer is not None]
+        shards = [epoch.shard for epoch in self.epochs.held]
         return pb.StatusReply(
             node=self._config.name,
             epochs=[epoch.number for epoch in self.epochs.held],
@@ -150,8 +153,8 @@ class Node:
             ],
             resident_bytes=memory.rss,
             anonymous_bytes=memory.rss - getattr(memory, "shared", 0),
-            stall_seconds=sum(streamer.stall_seconds for streamer in streamers),
-            streamed_bytes=sum(streamer.bytes_read for streamer in streamers),
+            stall_seconds=sum(shard.stall_seconds for shard in shards),
+            streamed_bytes=sum(shard.brought_bytes for shard in shards),
             sums=self._sums.sums,
             sum_seconds=self._sums.seconds,
             uptime_seconds=uptime,

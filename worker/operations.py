@@ -33,6 +33,8 @@ class Operations:
         place_qkv: (qkv, rotary, pool, slots, head norm), as `kernels.attention_inputs`.
         plan: (spans, paging) -> what every row of a step sees.
         attend: (q, pool, plan, scale) -> (T, H, E) in q's dtype.
+        reads_unwritten: whether `attend` reads slots that nobody wrote, to give them no weight: old content, which may
+            be NaN, must be wiped before.
         sum: what attention or FFN gave -> that of all members of the window's group; a node alone has it already.
     """
 
@@ -41,10 +43,11 @@ class Operations:
     place_qkv: Callable[[torch.Tensor, Rotary, torch.Tensor, torch.Tensor, HeadNorm | None], torch.Tensor]
     plan: Callable[[Sequence[Span], Paging], Plan]
     attend: Callable[[torch.Tensor, torch.Tensor, Plan, float], torch.Tensor]
+    reads_unwritten: bool
     sum: Callable[[torch.Tensor], torch.Tensor] = lambda part_TD: part_TD
 
 
-CPU = Operations(rms_norm, gated, place_qkv, plan_attention, paged_attention)
+CPU = Operations(rms_norm, gated, place_qkv, plan_attention, paged_attention, reads_unwritten=True)
 
 
 def operations_of(kernels: Kernels, group: int) -> Operations:
@@ -64,4 +67,4 @@ def _gpu(group: int) -> Operations:
     def attend(q_THE: torch.Tensor, pool_NS2KE: torch.Tensor, plan: Plan, scale: float) -> torch.Tensor:
         return attention.paged_attention(q_THE, pool_NS2KE, plan, scale, dtype=q_THE.dtype)[0]
 
-    return Operations(norm, gated.gated, rotary.place_qkv, plan, attend)
+    return Operations(norm, gated.gated, rotary.place_qkv, plan, attend, reads_unwritten=False)

@@ -5,7 +5,7 @@ Called from one thread. Windows of one node share weights, KV and what was worke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,15 +17,16 @@ from potluck.models.rope import inverse_frequencies
 from potluck.models.spec import ModelSpec, Rope
 from potluck.proto.step import Outcome, Step
 from potluck.worker.batch import Batch, BatchBuilder
-from potluck.worker.decoder import Layer, embed, embed_some, logits
+from potluck.worker.decoder import embed, embed_some, logits
 from potluck.worker.group import Combine
 from potluck.worker.kv import BlockTables, new_pool
+from potluck.worker.layers import LayerMaker, Layers, on_host
 from potluck.worker.operations import operations_of
 from potluck.worker.pieces import Unit, head_unit
 from potluck.worker.residence import Matrix
 from potluck.worker.sampler import Sampler
 from potluck.worker.streaming import Streamer
-from potluck.worker.weights import Assembly, HeadWeights, LayerWeights, WeightSource, bytes_of
+from potluck.worker.weights import Assembly, HeadWeights, Placed, WeightSource, bytes_of
 from potluck.worker.windows import (
     ShardConfig,
     Window,
@@ -80,8 +81,7 @@ class Shard:
         self._underway: dict[int, _Underway] = {}
         self._number = 0
         self._embedding: Matrix | None = None
-        self._layers: dict[int, Layer] = {}
-        self._coming: dict[int, Callable[[], Layer]] = {}
+        self._layers = Layers()
         self._head: HeadWeights | None = None
         self._weights: WeightSource | None = None
         self._streamer: Streamer | None = None
@@ -90,7 +90,7 @@ class Shard:
         owned = [spec.layers[layer] for layer in layers_of(windows)]
         group = query_group(spec, windows) if config.kernels == "gpu" else 0
         self._operations = operations_of(config.kernels, group)
-        self._builder = BatchBuilder(owned, paging, self._rotary_table, self._operations.plan)
+        self._builder = BatchBuilder(owned, paging, self._rotary_table, self._operations)
 
     @staticmethod
     def required_bytes(spec: ModelSpec, windows: Sequence[Window], config: ShardConfig) -> tuple[int, int]:
@@ -152,26 +152,30 @@ class Shard:
             if window.embedding:
                 unit = Unit("embedding", cut=window.cut)
                 self._embedding = assembly.embedding(unit, placed[unit])
-            for unit in window.layer_units:
-                self._add_layer(window, unit, partial(assembly.layer, unit, placed[unit]))
             if window.head:
                 unit = head_unit(self._spec, window.cut)
                 self._head = assembly.head(placed[Unit("output_norm")], unit, placed[unit])
+        # Last: how many streamed layers a GPU holds depends on what everything else has left.
+        self._layers = self._made_layers(
+            [self._maker(window, unit, assembly, placed[unit]) for window in windows for unit in window.layer_units]
+        )
 
-    def _add_layer(self, window: Window, unit: Unit, weights: Callable[[], LayerWeights]) -> None:
-        number, spec, group = unit.layer or 0, window.spec(self._spec), self._groups.get(window.stage)
+    def _maker(self, window: Window, unit: Unit, assembly: Assembly, placed: Placed) -> LayerMaker:
+        spec, group = window.spec(self._spec), self._groups.get(window.stage)
         operations = replace(self._operations, sum=group.sum) if group else self._operations
         like = torch.empty(0, dtype=self._config.dtype, device=self._config.device)
         pool_NS2KE = new_pool(spec, self._config.kv_shape, like)
+        nbytes = bytes_of(self._spec, [unit], self._config.form, self._config.residence)
+        weights = partial(assembly.layer, unit, placed)
+        return LayerMaker(unit, spec, operations, pool_NS2KE, weights, nbytes, group is not None)
 
-        def make() -> Layer:
-            return Layer(spec, spec.layers[number], weights(), pool_NS2KE, operations)
+    def _made_layers(self, makers: Sequence[LayerMaker]) -> Layers:
+        streamed = [unit.layer for unit in self.streamed_units if unit.layer is not None]
+        if self._config.kernels == "cpu":
+            return on_host(makers, streamed, self._streamer)
+        from potluck.worker.gpu.layers import on_gpu
 
-        if self._config.kernels == "gpu" and window.streamed:
-            # What comes and goes in the host's memory must be copied to the device each time.
-            self._coming[number] = make
-        else:
-            self._layers[number] = make()
+        return on_gpu(makers, streamed, self._streamer, self._config)
 
     def close(self) -> None:
         """No step will run any more."""
@@ -179,9 +183,14 @@ class Shard:
             self._weights.close()
 
     @property
-    def streamer(self) -> Streamer | None:
-        """What brings in the units that do not stay in memory."""
-        return self._streamer
+    def stall_seconds(self) -> float:
+        """Seconds that computing waited for weights that do not stay."""
+        return self._layers.coming.stall_seconds if self._layers.coming else 0.0
+
+    @property
+    def brought_bytes(self) -> int:
+        """Bytes of weights that were brought for steps."""
+        return self._layers.coming.brought_bytes if self._layers.coming else 0
 
     def prepared(self, number: int) -> Step | None:
         """The step of this number if it was prepared and still has windows of this shard to pass."""
@@ -231,7 +240,7 @@ class Shard:
             group.begin()
         x_TD = self._enter(window, underway, x_TD)
         if len(x_TD):
-            x_TD = self._through(window.layer_units, x_TD, underway.batch)
+            x_TD = self._layers.run(window.layers, x_TD, underway.batch)
         wants_sampled = window.next_wants_sampled or (window.head and not is_head_only(window))
         if wants_sampled and underway.batch.sampled_R is not None:
             x_TD = x_TD.index_select(0, underway.batch.sampled_R)
@@ -239,18 +248,6 @@ class Shard:
         if self._weights is not None:
             self._weights.check()
         return out
-
-    def _through(self, layers: Sequence[Unit], x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
-        streamer = self._streamer
-        for unit in layers:
-            number = unit.layer or 0
-            if streamer is None:
-                x_TD = self._layers[number].forward(x_TD, batch)
-                continue
-            with streamer.here(unit):
-                layer = self._coming[number]() if number in self._coming else self._layers[number]
-                x_TD = layer.forward(x_TD, batch)
-        return x_TD
 
     def _answer(self, group: Combine | None, step: Step, x_TD: torch.Tensor) -> list[Outcome] | None:
         if group is None or group.leads:

@@ -43,6 +43,21 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuOptions:
+    """How a GPU computes a shard. Nobody needs to say any of it.
+
+    Attributes:
+        captured: decode steps are captured once and replayed.
+        held: streamed layers on the device at once; None chooses by how fast they are copied and computed.
+        host_bytes: memory of the host for streamed layers as the device reads them; None for most of what is free.
+    """
+
+    captured: bool = True
+    held: int | None = None
+    host_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ShardConfig:
     """Compute type, KV size and the most rows of a step.
 
@@ -60,6 +75,7 @@ class ShardConfig:
     exact: bool = False
     half: bool = False
     kernels: Kernels = "cpu"
+    gpu: GpuOptions = GpuOptions()
 
     def __post_init__(self) -> None:
         """Refuse what could not compute.

@@ -112,8 +112,8 @@ def paged_attention(
         pool_NS2KE: contiguous keys and values.
         plan: covers every row.
         scale: of the scores.
-        splits: pieces into which each row's slots are cut, to be merged by their lse; None chooses, from the longest
-            row. A captured step says it, for all the rows it may meet.
+        splits: pieces into which each row's slots are cut, to be merged by their lse; None leaves it to the plan, or
+            chooses by the longest row.
         dtype: of the result.
 
     Returns:
@@ -126,8 +126,7 @@ def paged_attention(
     kv_heads = pool_NS2KE.shape[3]
     if heads % kv_heads or q_THE.stride()[1:] != (width, 1) or not pool_NS2KE.is_contiguous():
         raise ValueError(f"queries {tuple(q_THE.shape)} do not lie as a pool {tuple(pool_NS2KE.shape)} asks")
-    if splits is None:
-        splits = _choose_splits(plan, kv_heads, q_THE.device)
+    splits = splits or plan.splits or splits_for(_tiles(plan), kv_heads, plan.longest, q_THE.device)
     shape = (splits, rows, heads)
     out_PTHE = torch.empty((*shape, width), dtype=dtype if splits == 1 else torch.float32, device=q_THE.device)
     lse_PTH = torch.empty(shape, dtype=torch.float32, device=q_THE.device)
@@ -139,11 +138,15 @@ def paged_attention(
     return merge(out_PTHE, lse_PTH, dtype)
 
 
-def _choose_splits(plan: AttentionPlan, kv_heads: int, device: torch.device) -> int:
-    tiles = sum(len(tiles.tiles_A3) for tiles in (plan.single, plan.chunks) if tiles is not None)
-    splits = choose_splits(max(1, tiles * kv_heads), plan.longest, _LEAST_SLOTS, processors(device))
+def splits_for(tiles: int, kv_heads: int, longest: int, device: torch.device) -> int:
+    """Pieces for so many tiles, of which the longest sees `longest` slots."""
+    splits = choose_splits(max(1, tiles * kv_heads), longest, _LEAST_SLOTS, processors(device))
     # Every number of pieces is compiled for; powers of two are met early, not one after the other as a text grows.
     return 1 << (splits.bit_length() - 1)
+
+
+def _tiles(plan: AttentionPlan) -> int:
+    return sum(len(tiles.tiles_A3) for tiles in (plan.single, plan.chunks) if tiles is not None)
 
 
 def _step_slots(head_bytes: int) -> int:

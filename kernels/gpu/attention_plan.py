@@ -36,6 +36,7 @@ class AttentionPlan:
     Attributes:
         tables_BM: block numbers, one table a row, filled up with zeros.
         longest: slots that the row which sees most sees.
+        splits: pieces into which each row's slots are cut; None leaves it to who attends.
     """
 
     low_T: torch.Tensor
@@ -44,6 +45,7 @@ class AttentionPlan:
     single: Tiles | None
     chunks: Tiles | None
     longest: int
+    splits: int | None = None
 
 
 def plan_attention(spans: Sequence[Span], paging: Paging, group: int) -> AttentionPlan:

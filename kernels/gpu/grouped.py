@@ -5,6 +5,7 @@ O = outputs, I = inputs, C = bytes of a group's codes, G = groups of a row. weig
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,11 @@ class GroupedMatrix:
     def nbytes(self) -> int:
         """Bytes that a product reads of it."""
         return sum(part.nbytes for part in (self.codes_OGC, self.scale_OG, self.minimum_OG))
+
+    def moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> GroupedMatrix:
+        """The same with every tensor put through `move`, always in the same order."""
+        codes, scale, minimum = move(self.codes_OGC), move(self.scale_OG), move(self.minimum_OG)
+        return GroupedMatrix(codes, scale, minimum, self.bits, self.group)
 
     def select(self, rows_N: torch.Tensor) -> torch.Tensor:
         """Some rows as float32 (N, I); they are not checked, because that would wait for the device."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -26,6 +26,12 @@ class GpuLinear:
         self._orders = tuple(orders) or (None,) * len(self._pieces)
         self._bias_O = None if bias_O is None else bias_O.float()
         self.dtype = torch.float32
+
+    def moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> GpuLinear:
+        """The same with every tensor put through `move`, always in the same order."""
+        pieces = [piece.moved(move) for piece in self._pieces]
+        orders = [None if order_I is None else move(order_I) for order_I in self._orders]
+        return GpuLinear(pieces, None if self._bias_O is None else move(self._bias_O), orders)
 
     def __call__(self, x_TI: torch.Tensor) -> torch.Tensor:
         """The product for T rows: float32 (T, O)."""

@@ -24,6 +24,27 @@ _LEAST_COLUMNS = 512  # of a piece
 
 
 @triton.jit
+def loaded(
+    codes_OGC: tl.tensor,
+    scale_OG: tl.tensor,
+    minimum_OG: tl.tensor,
+    outputs_O: tl.tensor,
+    groups_G: tl.tensor,
+    outputs: int,
+    groups: int,
+    end: int,
+    CODES: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Codes, and scales and minima in float32, of some groups before `end` of some outputs; 0 where there are none."""
+    known_OG = (outputs_O < outputs)[:, None] & (groups_G < end)[None, :]
+    at_OG = outputs_O.to(tl.int64)[:, None] * groups + groups_G[None, :]
+    scale = tl.load(scale_OG + at_OG, mask=known_OG, other=0.0).to(tl.float32)
+    minimum = tl.load(minimum_OG + at_OG, mask=known_OG, other=0.0).to(tl.float32)
+    codes_at = codes_OGC + at_OG[:, :, None] * CODES + tl.arange(0, CODES)[None, None, :]
+    return tl.load(codes_at, mask=known_OG[:, :, None], other=0), scale, minimum
+
+
+@triton.jit
 def row_kernel(
     x_TI: tl.tensor,
     codes_OGC: tl.tensor,
@@ -51,12 +72,9 @@ def row_kernel(
     for first in range(begin, end, BLOCK_G):
         groups_G = first + tl.arange(0, BLOCK_G)
         known_G1 = (groups_G < end)[:, None]
-        known_OG = known_O[:, None] & (groups_G < end)[None, :]
-        at_OG = outputs_O.to(tl.int64)[:, None] * groups + groups_G[None, :]
-        scale_tile = tl.load(scale_OG + at_OG, mask=known_OG, other=0.0).to(tl.float32)
-        minimum_tile = tl.load(minimum_OG + at_OG, mask=known_OG, other=0.0).to(tl.float32)
-        codes_at = codes_OGC + at_OG[:, :, None] * CODES + codes_C[None, None, :]
-        codes = tl.load(codes_at, mask=known_OG[:, :, None], other=0)
+        codes, scale_tile, minimum_tile = loaded(
+            codes_OGC, scale_OG, minimum_OG, outputs_O, groups_G, outputs, groups, end, CODES
+        )
         x_at = x_TI + row * groups * group_columns + groups_G[:, None] * group_columns + codes_C[None, :]
         x_GC = tl.load(x_at, mask=known_G1, other=0.0).to(tl.float32)
         if BITS == 4:
@@ -96,19 +114,17 @@ def tile_kernel(
     rows_T = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     outputs_O = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
     known_T1, known_O = (rows_T < rows)[:, None], outputs_O < outputs
-    codes_C, columns_K = tl.arange(0, CODES), tl.arange(0, BLOCK_G * CODES)
+    columns_K = tl.arange(0, BLOCK_G * CODES)
     group_columns: tl.constexpr = CODES * 8 // BITS
     begin = split * piece
     end = tl.minimum(begin + piece, groups)
     total_TO = tl.zeros([BLOCK_T, BLOCK_O], tl.float32)
     for first in range(begin, end, BLOCK_G):
         groups_G = first + tl.arange(0, BLOCK_G)
-        known_OG = known_O[:, None] & (groups_G < end)[None, :]
-        at_OG = outputs_O.to(tl.int64)[:, None] * groups + groups_G[None, :]
-        scale_OG1 = tl.load(scale_OG + at_OG, mask=known_OG, other=0.0).to(tl.float32)[:, :, None]
-        minimum_OG1 = tl.load(minimum_OG + at_OG, mask=known_OG, other=0.0).to(tl.float32)[:, :, None]
-        codes_at = codes_OGC + at_OG[:, :, None] * CODES + codes_C[None, None, :]
-        codes = tl.load(codes_at, mask=known_OG[:, :, None], other=0)
+        codes, scale_tile, minimum_tile = loaded(
+            codes_OGC, scale_OG, minimum_OG, outputs_O, groups_G, outputs, groups, end, CODES
+        )
+        scale_OG1, minimum_OG1 = scale_tile[:, :, None], minimum_tile[:, :, None]
         groups_K = first + columns_K // CODES
         x_at = x_TI + rows_T.to(tl.int64)[:, None] * groups * group_columns
         x_at += (groups_K * group_columns + columns_K % CODES)[None, :]

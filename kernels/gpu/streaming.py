@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -13,6 +13,14 @@ from potluck.kernels.gpu.stream_plan import StreamPlan
 
 class Lane(Protocol):
     """Where layers lie on a device and how they get there. No call blocks; the device keeps the order."""
+
+    @property
+    def stall_seconds(self) -> float:
+        """Seconds that computing waited for copies, as far as is known."""
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes that copies brought, or are bringing."""
 
     def resident(self, layer: int) -> torch.Tensor:
         """A layer that stays."""
@@ -66,56 +74,3 @@ class LayerStream:
     def _fill(self) -> None:
         for copy in range(self._next, self._next + self._plan.ring):
             self._lane.copy(self._plan.layer(copy), self._plan.slot(copy))
-
-
-class CudaLane:
-    """Layers in pinned host memory, copied on a stream of its own; events keep copies and computation in order."""
-
-    __slots__ = ("_copied", "_freed", "_host", "_resident", "_slots", "_stream")
-
-    def __init__(self, plan: StreamPlan, host: Sequence[torch.Tensor], device: torch.device) -> None:
-        """Allocate everything the plan holds and copy what stays.
-
-        Args:
-            plan: says what stays.
-            host: the bytes of each layer, uint8, pinned: others cannot be copied beside a computation.
-            device: the CUDA device.
-
-        Raises:
-            ValueError: there are not as many layers as planned, or one that is streamed is not pinned.
-        """
-        if len(host) != plan.layers or not all(host[layer].is_pinned() for layer in plan.streamed):
-            raise ValueError(f"{len(host)} layers for {plan.layers}, or not pinned")
-        self._host = host
-        self._resident = {layer: host[layer].to(device) for layer in plan.resident}
-        most = max((host[layer].numel() for layer in plan.streamed), default=0)
-        self._slots = [torch.empty(most, dtype=torch.uint8, device=device) for _ in range(plan.ring)]
-        self._copied = [torch.cuda.Event() for _ in self._slots]  # type: ignore[no-untyped-call]
-        self._freed = [torch.cuda.Event() for _ in self._slots]  # type: ignore[no-untyped-call]
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        # The slots' memory may still be read by what was computed before they were allocated.
-        self._stream.wait_stream(torch.cuda.current_stream(device))
-
-    def resident(self, layer: int) -> torch.Tensor:
-        """A layer that stays."""
-        return self._resident[layer]
-
-    def slot(self, slot: int) -> torch.Tensor:
-        """What a slot holds, as long as the largest layer."""
-        return self._slots[slot]
-
-    def copy(self, layer: int, slot: int) -> None:
-        """Copy a layer to a slot, when the slot's last release and the copies before are done."""
-        source = self._host[layer]
-        self._stream.wait_event(self._freed[slot])
-        with torch.cuda.stream(self._stream):
-            self._slots[slot][: source.numel()].copy_(source, non_blocking=True)
-        self._copied[slot].record(self._stream)
-
-    def wait(self, slot: int) -> None:
-        """Let what is computed from here on wait for the slot's last copy."""
-        torch.cuda.current_stream(self._slots[slot].device).wait_event(self._copied[slot])
-
-    def release(self, slot: int) -> None:
-        """Let copies to the slot wait for what was computed up to here."""
-        self._freed[slot].record(torch.cuda.current_stream(self._slots[slot].device))

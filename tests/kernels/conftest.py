@@ -1,4 +1,4 @@
-"""The NEON backend on processors that are no ARM's: with its instructions emulated, beside the installed extension."""
+"""Paged KV for attention; the NEON backend, emulated beside the installed extension, where no processor has it."""
 
 import importlib.util
 import platform
@@ -12,6 +12,15 @@ import pytest
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "kernels" / "csrc"
+
+
+@pytest.fixture(scope="session")
+def paged():
+    """The module paged_pools: spans_of, filled, naive."""
+    spec = importlib.util.spec_from_file_location("kernel_tests_paged_pools", HERE / "paged_pools.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

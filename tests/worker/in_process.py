@@ -16,6 +16,7 @@ from potluck.worker.packing import Packer
 from potluck.worker.pieces import pieces_of
 from potluck.worker.shard import Shard, ShardConfig, Window
 from potluck.worker.weights import InMemory
+from potluck.worker.windows import GpuOptions
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -86,8 +87,10 @@ class Pipeline:
         kept=None,
         spec=None,
         kernels="cpu",
+        gpu=None,
     ):
-        """`change(key, tensor)` may replace a tensor as it is loaded; `kept`: "quantized" or "weight-only"."""
+        """`change(key, tensor)` may replace a tensor as it is loaded; `kept`: "quantized" or "weight-only"; `gpu`: a
+        GpuOptions."""
         self.spec = spec or read_spec(path)
         self.block_size = block_size
         self.total = tokens // block_size
@@ -95,7 +98,7 @@ class Pipeline:
         random.Random(0).shuffle(self.free)
         self.route = (placement or Placement()).windows(len(self.spec.layers))
         config = ShardConfig(dtype, tokens // block_size, block_size, 512, device_of(kernels), kernels=kernels)
-        config = replace(config, quantized=kept is not None, exact=kept == "weight-only")
+        config = replace(config, quantized=kept is not None, exact=kept == "weight-only", gpu=gpu or GpuOptions())
         self.shards = {}
         checkpoint = open_checkpoint(path)
 

@@ -102,7 +102,7 @@ class Model:
 
         paging = Paging(4, None, torch.float32, torch.device("cpu"))
         operations = operations_of("cpu", self.spec.heads // self.spec.kv_heads)
-        builder = BatchBuilder(self.spec.layers[:1], paging, table, operations.plan)
+        builder = BatchBuilder(self.spec.layers[:1], paging, table, operations)
         step = Step(1, [Run(1, 0, list(range(ROWS)), [2, 0], Outputs.LAST)])
         return builder.build(step, {1: [2, 0]}, [])
 

@@ -1,7 +1,5 @@
 """Whole models with the GPU's operations: on the GPU if there is one, else on CPU tensors, through the interpreter."""
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 
@@ -12,8 +10,8 @@ from potluck.models.open import open_checkpoint, read_spec
 from potluck.worker.packing import Packer
 from potluck.worker.pieces import Unit, pieces_of
 from potluck.worker.residence import DeviceMemory
-from potluck.worker.shard import Shard, ShardConfig, Window
-from potluck.worker.weights import Assembly, InMemory
+from potluck.worker.shard import ShardConfig
+from potluck.worker.weights import Assembly
 
 quantized = pytest.mark.skipif(not packed.available(), reason="Potluck was installed without its C++ extension")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -74,49 +72,6 @@ def test_bfloat16_over_two_nodes(tiny_model, in_process):
     exact, wanted = scores("cpu", torch.float32), scores("cpu", torch.bfloat16)
     found = scores("gpu", torch.bfloat16)
     assert (found - exact).abs().mean() < 1.5 * (wanted - exact).abs().mean()
-
-
-class Coming(InMemory):
-    """Layers that are there only while the shard says that it is computing with them."""
-
-    def __init__(self, packer, form):
-        super().__init__(self._placed)
-        self.streamer, self.budget, self.used, self._layers = self, 0, [], {}
-        self._make = lambda unit: packer.place(pieces_of(packer.spec, unit, form))
-
-    def _placed(self, unit):
-        made = self._make(unit)
-        if unit.layer is not None:
-            self._layers[unit] = made, {name: data.clone() for name, data in made.items()}
-            self._end(unit)
-        return made
-
-    @contextmanager
-    def here(self, unit):
-        self.used.append(unit)
-        there, whole = self._layers[unit]
-        for name, data in whole.items():
-            there[name].copy_(data)
-        yield
-        self._end(unit)
-
-    def _end(self, unit):
-        for data in self._layers[unit][0].values():
-            data.zero_()
-
-
-@quantized
-def test_streamed_layers_are_copied_for_every_step(tiny_gguf, in_process):
-    path = tiny_gguf("llama3", "Q4_0")
-    pipeline = in_process.Pipeline(path, kept="weight-only", kernels="gpu")
-    wanted = pipeline.scores(SCORED[:3], [1, 2], 0)
-    config = ShardConfig(torch.float32, 128, 4, 512, DEVICE, quantized=True, exact=True, kernels="gpu")
-    shard = Shard(pipeline.spec, [Window(0, True, range(2), True, streamed=True)], config)
-    source = Coming(Packer(pipeline.spec, open_checkpoint(path)), config.form)
-    shard.load(source)
-    pipeline.number, pipeline.shards[0] = 0, shard
-    assert pipeline.scores(SCORED[:3], [1, 2], 0) == wanted
-    assert source.used == [Unit("layer", 0), Unit("layer", 1)] * 2
 
 
 @quantized

@@ -55,7 +55,7 @@ def test_every_key_is_read_once(tiny_model, family):
 def held(shard):
     """Bytes of every tensor that a shard holds on to, counted where they lie."""
     total, seen = 0, set()
-    stack = [shard._embedding, *shard._layers.values(), shard._head]
+    stack = [shard._embedding, *shard._layers.resident.values(), shard._head]
     while stack:
         item = stack.pop()
         if isinstance(item, torch.Tensor):

@@ -74,7 +74,7 @@ def test_one_changed_layer_changes_the_text(in_process, tiny_model):
 def test_what_an_earlier_sequence_left_in_a_block_harms_nobody(in_process, tiny_model, tiny_oracle):
     oracle = tiny_oracle("llama3")
     pipeline = in_process.Pipeline(tiny_model("llama3"), tokens=64)
-    for layer in pipeline.shards[0]._layers.values():
+    for layer in pipeline.shards[0]._layers.resident.values():
         layer._pool_NS2KE.fill_(float("nan"))
     requests = [in_process.Request(PROMPT[:9]), in_process.Request(PROMPT[:14])]
     for request, tokens in zip(requests, pipeline.generate(requests, 8), strict=True):

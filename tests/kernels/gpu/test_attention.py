@@ -1,5 +1,3 @@
-import random
-
 import pytest
 import torch
 
@@ -9,7 +7,6 @@ from potluck.kernels.attention_plan import Paging, Span
 from potluck.kernels.gpu.attention import paged_attention
 from potluck.kernels.gpu.attention_plan import AttentionPlan, Tiles, plan_attention
 
-BLOCKS = 60
 MIXES = {
     "decode": [(9, 1), (0, 1), (70, 1)],
     "prompt": [(0, 17)],
@@ -19,68 +16,31 @@ MIXES = {
 }
 
 
-def filled(spans, block_size, kv_heads, width, dtype=torch.float32):
-    """A pool of noise, NaN in every slot that nobody of `spans` wrote, the last blocks' ends included."""
-    pool = torch.full((BLOCKS, block_size, 2, kv_heads, width), float("nan"), dtype=dtype)
-    for span in spans:
-        for position in range(span.position + span.count):
-            block = span.table[position // block_size]
-            pool[block, position % block_size] = torch.randn(2, kv_heads, width).to(dtype)
-    return pool
-
-
-def spans_of(lengths, block_size):
-    """Spans of (position, count), with tables of random block numbers that reach exactly to their end."""
-    free, row, spans = list(range(BLOCKS)), 0, []
-    random.Random(1).shuffle(free)
-    for position, count in lengths:
-        table = [free.pop() for _ in range(-(-(position + count) // block_size))]
-        spans.append(Span(row, count, position, table))
-        row += count
-    return spans
-
-
-def naive(q, pool, spans, window, scale):
-    """Row by row in float64: outputs and lse."""
-    out, lse = torch.zeros(q.shape).double(), torch.zeros(q.shape[:2]).double()
-    group, block_size = q.shape[1] // pool.shape[3], pool.shape[1]
-    for span in spans:
-        for i in range(span.count):
-            last = span.position + i
-            first = 0 if window is None else max(0, last - window + 1)
-            kv = torch.stack([pool[span.table[p // block_size], p % block_size] for p in range(first, last + 1)])
-            k, v = kv.double().repeat_interleave(group, 2).unbind(1)
-            scores = torch.einsum("lhe,he->hl", k, q[span.row + i].double()) * scale
-            out[span.row + i] = torch.einsum("hl,lhe->he", scores.softmax(-1), v)
-            lse[span.row + i] = scores.logsumexp(-1)
-    return out, lse
-
-
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("window", [None, 1, 7])
 @pytest.mark.parametrize(("heads", "kv_heads", "width"), [(1, 1, 8), (9, 3, 6), (4, 2, 80), (5, 1, 64)])
 @pytest.mark.parametrize(("block_size", "splits"), [(16, 1), (4, 3)])
-def test_attention_against_row_by_row(mix, window, heads, kv_heads, width, block_size, splits, device):
-    spans = spans_of(MIXES[mix], block_size)
-    pool = filled(spans, block_size, kv_heads, width)
+def test_attention_against_row_by_row(paged, mix, window, heads, kv_heads, width, block_size, splits, device):
+    spans = paged.spans_of(MIXES[mix], block_size)
+    pool = paged.filled(spans, (block_size, kv_heads, width))
     rows = sum(span.count for span in spans)
     # A slice of a wider tensor, as the decoder passes it.
     q = torch.randn(rows, heads + 3, width)[:, :heads]
     plan = plan_attention(spans, Paging(block_size, window, torch.float32, device), heads // kv_heads)
-    wanted, wanted_lse = naive(q, pool, spans, window, 0.3)
+    wanted, wanted_lse = paged.naive(q, pool, spans, window, 0.3)
     out, lse = paged_attention(q, pool, plan, 0.3, splits)
     torch.testing.assert_close(out.double(), wanted, rtol=1e-5, atol=5e-6)
     torch.testing.assert_close(lse.double(), wanted_lse, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("splits", [1, 2, None])
-def test_bfloat16(splits, device):
-    spans = spans_of(MIXES["all"], 16)
-    pool = filled(spans, 16, 2, 64, torch.bfloat16)
+def test_bfloat16(paged, splits, device):
+    spans = paged.spans_of(MIXES["all"], 16)
+    pool = paged.filled(spans, (16, 2, 64), torch.bfloat16)
     q = torch.randn(74, 6, 64).bfloat16()
     plan = plan_attention(spans, Paging(16, None, torch.bfloat16, device), 3)
     out, lse = paged_attention(q, pool, plan, 0.125, splits, torch.bfloat16)
-    wanted, wanted_lse = naive(q, pool, spans, None, 0.125)
+    wanted, wanted_lse = paged.naive(q, pool, spans, None, 0.125)
     assert out.dtype == torch.bfloat16 and lse.dtype == torch.float32
     # The result and, on a GPU, the weights are rounded to bfloat16: 2^-8 of values up to 4, half of it typically.
     torch.testing.assert_close(out.double(), wanted, rtol=2**-6, atol=4e-3)
@@ -89,13 +49,13 @@ def test_bfloat16(splits, device):
 
 @pytest.mark.parametrize("size", [1e3, -1e3])
 @pytest.mark.parametrize("splits", [1, 3])
-def test_scores_of_a_thousand_neither_overflow_nor_lose_the_lse(size, splits, device):
-    spans = spans_of([(30, 1), (90, 1)], 4)
-    pool = filled(spans, 4, 1, 16)
-    pool[:, :, 0] = 0.25 + torch.randn(BLOCKS, 4, 1, 16) * 1e-4
+def test_scores_of_a_thousand_neither_overflow_nor_lose_the_lse(paged, size, splits, device):
+    spans = paged.spans_of([(30, 1), (90, 1)], 4)
+    pool = paged.filled(spans, (4, 1, 16))
+    pool[:, :, 0] = 0.25 + torch.randn(paged.BLOCKS, 4, 1, 16) * 1e-4
     q = torch.full((2, 2, 16), size / 4.0)
     plan = plan_attention(spans, Paging(4, None, torch.float32, device), 2)
-    wanted, wanted_lse = naive(q, pool, spans, None, 1.0)
+    wanted, wanted_lse = paged.naive(q, pool, spans, None, 1.0)
     assert wanted_lse.abs().min() > 990
     out, lse = paged_attention(q, pool, plan, 1.0, splits)
     # A score of 1000 has steps of 6e-5 in float32, and so have the logarithms of its weights.
@@ -104,15 +64,15 @@ def test_scores_of_a_thousand_neither_overflow_nor_lose_the_lse(size, splits, de
 
 
 @pytest.mark.parametrize("splits", [1, 4])
-def test_rows_that_see_nothing_are_zero_with_an_lse_of_minus_infinity(splits, device):
-    spans = spans_of([(2, 1), (5, 1)], 4)
-    pool, q = filled(spans, 4, 1, 8), torch.randn(3, 2, 8)
+def test_rows_that_see_nothing_are_zero_with_an_lse_of_minus_infinity(paged, splits, device):
+    spans = paged.spans_of([(2, 1), (5, 1)], 4)
+    pool, q = paged.filled(spans, (4, 1, 8)), torch.randn(3, 2, 8)
     numbers = {"dtype": torch.int32, "device": device}
     tables = torch.tensor([[*spans[0].table, 0], spans[1].table, [0, 0]], **numbers)
     tiles = Tiles(torch.tensor([[0, 1, 0], [1, 1, 1], [2, 1, 2]], **numbers), 1)
     plan = AttentionPlan(torch.tensor([0, 0, 0], **numbers), torch.tensor([3, 6, 0], **numbers), tables, tiles, None, 6)
     out, lse = paged_attention(q, pool, plan, 1.0, splits)
-    wanted, wanted_lse = naive(q[:2], pool, spans, None, 1.0)
+    wanted, wanted_lse = paged.naive(q[:2], pool, spans, None, 1.0)
     torch.testing.assert_close(out[:2].double(), wanted, rtol=1e-5, atol=2e-6)
     torch.testing.assert_close(lse[:2].double(), wanted_lse, rtol=2e-6, atol=2e-6)
     assert (out[2] == 0).all() and (lse[2] == -torch.inf).all()

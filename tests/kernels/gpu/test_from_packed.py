@@ -9,6 +9,7 @@ from potluck.kernels.gpu.from_packed import from_packed, grouped_bytes
 from potluck.kernels.gpu.grouped import unpack
 from potluck.kernels.gpu.linear import GpuLinear
 from potluck.kernels.packed import PackedLinear, PackedMatrix
+from potluck.models.encodings import GROUPED, packed_bytes
 
 pytestmark = pytest.mark.skipif(not packed.available(), reason="Potluck was installed without its C++ extension")
 # Where the halves of a block stand, in bytes, and its columns and bytes.
@@ -52,7 +53,12 @@ def test_weights_are_those_of_the_packed_matrix(device, encoding, monkeypatch):
     size = wanted.abs().max().item()
     torch.testing.assert_close(unpack(found).cpu(), wanted, rtol=0, atol=1e-6 * size)
     torch.testing.assert_close(found.select(torch.tensor([34, 0])).cpu(), wanted[[34, 0]], rtol=0, atol=1e-6 * size)
-    assert found.nbytes == grouped_bytes(encoding, (35, 512))
+    # What the worker and the planner reckon with.
+    assert found.nbytes == grouped_bytes(encoding, (35, 512)) == packed_bytes(encoding, (35, 512), on_gpu=True)
+
+
+def test_every_format_has_its_bytes_on_a_gpu():
+    assert GROUPED.keys() == HALVES.keys()
 
 
 @pytest.mark.parametrize("encoding", ["Q4_0", "Q6_K", "INT4_G128"])

@@ -1,23 +1,23 @@
 import pytest
 import torch
 
-from potluck.kernels.gpu.graphs import Buffer, CapturedStep, CudaCapture, bucket_for, buckets_up_to
+from potluck.kernels.gpu.graphs import Buffer, CapturedStep, CudaCapture, bucket_for, buckets_up_to, call_again
 
 
 class FakeCapture:
-    """Runs the step again where CUDA would replay it, into the tensor of the first run; counts captures."""
+    """Counts captures."""
 
     def __init__(self):
         self.sizes = []
 
     def __call__(self, step):
-        out = step()
+        replay, out = call_again(step)
         self.sizes.append(len(out))
-        return lambda: out.copy_(step()), out
+        return replay, out
 
 
-def step(inputs):
-    return inputs["x"].sum(-1) + inputs["slot"] * 100
+def step(inputs, choices=()):
+    return inputs["x"].sum(-1) + inputs["slot"] * 100 + sum(choices)
 
 
 def made(most=6):
@@ -61,6 +61,25 @@ def test_rows_that_fill_a_bucket_up_hold_the_filler():
     captured(inputs_of(3))
     assert buffers["slot"].rows.tolist() == [0, 1, 2, -1, -1, -1]
     assert (buffers["x"].rows[3] == 0).all()
+
+
+def test_what_a_step_chooses_is_captured_anew():
+    captured, _, capture = made()
+    for choices in ((), (7,), (), (7,), (8,)):
+        inputs = inputs_of(3)
+        torch.testing.assert_close(captured(inputs, choices), step(inputs, choices))
+    assert capture.sizes == [4, 4, 4]
+
+
+def test_a_ragged_input_leaves_what_stands_behind_it():
+    buffers = {"table": Buffer(torch.empty(2, 4, dtype=torch.int64), 0, ragged=True)}
+    captured = CapturedStep(lambda inputs, _: inputs["table"][:, 0] * 2, buffers, call_again)
+    assert captured({"table": torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])}).tolist() == [2, 10]
+    assert captured({"table": torch.tensor([[9, 9], [8, 8]])}).tolist() == [18, 16]
+    assert buffers["table"].rows.tolist() == [[9, 9, 3, 4], [8, 8, 7, 8]]
+    assert captured({"table": torch.tensor([[4]])}).tolist() == [8]
+    with pytest.raises(ValueError, match="not"):
+        captured({"table": torch.ones(1, 5, dtype=torch.int64)})
 
 
 def test_prepare_captures_the_largest_first():

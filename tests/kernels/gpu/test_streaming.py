@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from potluck.kernels.gpu.lanes import CpuLane, lane_for
 from potluck.kernels.gpu.stream_plan import LayerCosts, choose_held, pass_seconds, plan_stream
-from potluck.kernels.gpu.streaming import CudaLane, LayerStream
+from potluck.kernels.gpu.streaming import LayerStream
 
 SLOW_COPY, EVEN, FAST_COPY = LayerCosts(10.0, 1.0), LayerCosts(1.5, 1.0), LayerCosts(0.4, 1.0)
 ALL_COSTS = [SLOW_COPY, EVEN, FAST_COPY]
@@ -121,15 +122,33 @@ def test_an_error_while_a_layer_is_computed_frees_its_slot():
         assert weights.item() == 1
 
 
+@pytest.mark.parametrize("held", [1, 2, 3, 7])
+def test_the_lane_without_cuda_counts_what_it_copies(held):
+    host = [torch.full((8 + layer,), layer, dtype=torch.uint8) for layer in range(7)]
+    plan = plan_stream(7, held, SLOW_COPY)
+    lane = lane_for(plan, host, torch.device("cpu"))
+    assert isinstance(lane, CpuLane)
+    stream = LayerStream(plan, lane)
+    for _ in range(2):
+        for layer in range(7):
+            with stream.layer(layer) as weights:
+                assert (weights[: 8 + layer] == layer).all()
+    brought = [*plan.streamed * 2, *plan.streamed[: plan.ring]]
+    assert lane.copied_bytes == sum(8 + layer for layer in brought)
+    assert (lane.stall_seconds > 0) == bool(plan.streamed)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("held", [1, 2, 4, 7])
 def test_cuda_copies_keep_the_order(held):
     host = [torch.full((1 << 22,), layer, dtype=torch.uint8, device="cpu").pin_memory() for layer in range(7)]
     plan = plan_stream(7, held, SLOW_COPY)
-    stream = LayerStream(plan, CudaLane(plan, host, torch.device("cuda")))
+    lane = lane_for(plan, host, torch.device("cuda"))
+    stream = LayerStream(plan, lane)
     sums = []
     for _ in range(4):
         for layer in range(7):
             with stream.layer(layer) as weights:
                 sums.append(weights.double().mean())
     assert torch.stack(sums).tolist() == list(range(7)) * 4
+    assert lane.copied_bytes == (4 * len(plan.streamed) + plan.ring) << 22
