@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import itertools
 import os
 import random
 from pathlib import Path
@@ -22,6 +23,40 @@ if not torch.cuda.is_available():
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
 settings.load_profile("fixed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test marked `pairwise`, leave to `exhaustive` the cases whose every pair of values other cases have, too."""
+    groups = {}
+    for item in items:
+        if item.get_closest_marker("pairwise"):
+            groups.setdefault(item.function, []).append(item)
+    for cases in groups.values():
+        kept = _pairwise([_values(case) for case in cases])
+        for number, case in enumerate(cases):
+            if number not in kept:
+                case.add_marker(pytest.mark.exhaustive)
+
+
+def _values(case):
+    """A case's values, one for each of its `parametrize` and each parameter of a fixture."""
+    given = {name: repr(value) for name, value in case.callspec.params.items()}
+    for marker in case.iter_markers("parametrize"):
+        names = marker.args[0] if not isinstance(marker.args[0], str) else marker.args[0].replace(",", " ").split()
+        given[*names] = tuple(given.pop(name) for name in names)
+    return given.items()
+
+
+def _pairwise(cases):
+    """Numbers of cases that together have every pair of values that any of them has."""
+    pairs = [{frozenset(pair) for pair in itertools.combinations(case, 2)} or {frozenset(case)} for case in cases]
+    missing, kept = set().union(*pairs), set()
+    while missing:
+        best = max(range(len(cases)), key=lambda number: len(pairs[number] & missing))
+        missing -= pairs[best]
+        kept.add(best)
+    return kept
 
 
 def _beside(name):

@@ -56,6 +56,7 @@ def naive(q, pool, spans, window, scale):
     return out, lse
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("window", [None, 1, 7])
 @pytest.mark.parametrize(("heads", "kv_heads", "width"), [(1, 1, 8), (9, 3, 6), (4, 2, 80), (5, 1, 64)])
