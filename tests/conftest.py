@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import os
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +60,10 @@ def _pairwise(cases):
     return kept
 
 
+@functools.cache
 def _beside(name):
-    """A module of this folder. tests/ is no package (import-mode importlib), so it is loaded from its file."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    """A module under this folder. tests/ is no package (import-mode importlib), so it is loaded from its file."""
+    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), Path(__file__).parent / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -136,3 +138,36 @@ def gemma3_path(tmp_path_factory):
     from potluck.models.source import locate
 
     return locate("gemma3-270m", tmp_path_factory.mktemp("cache")).path
+
+
+@pytest.fixture(scope="session")
+def oracles():
+    """The module tests/worker/oracle.py."""
+    return _beside("worker/oracle")
+
+
+@pytest.fixture(scope="session")
+def smollm2_oracle(oracles, smollm2_path):
+    """SmolLM2 in transformers, with the de-quantised weights of the GGUF file."""
+    return oracles.smollm2(smollm2_path)
+
+
+@pytest.fixture(scope="session")
+def gemma3_oracle(oracles, gemma3_path):
+    """Gemma 3 270M in transformers, with the de-quantised weights of the GGUF file."""
+    return oracles.gemma3(gemma3_path)
+
+
+@pytest.fixture(scope="session")
+def calibrated(tmp_path_factory):
+    """calibrated(folder) -> the folder, as a cache in which this machine's speed is known: measured once a session."""
+    from potluck.deploy.machine import measure_machine
+
+    known = tmp_path_factory.mktemp("calibrated")
+    measure_machine(known)
+
+    def put(folder):
+        shutil.copytree(known, folder, dirs_exist_ok=True)
+        return folder
+
+    return put

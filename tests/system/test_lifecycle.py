@@ -10,15 +10,15 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def server(served, tiny_model, tmp_path_factory):
-    server = served.Served(tiny_model("llama3", 6), tmp_path_factory.mktemp("served"), "--local")
+def server(start, tmp_path_factory):
+    server = start(tmp_path_factory.mktemp("served"))
     yield server.listening()
     server.close()
 
 
 @pytest.fixture
-def fresh(served, tiny_model, tmp_path):
-    server = served.Served(tiny_model("llama3", 6), tmp_path, "--local")
+def fresh(start, tmp_path):
+    server = start(tmp_path)
     yield server
     server.close()
 
@@ -118,9 +118,9 @@ def test_workers_end_with_a_killed_server(fresh, served):
     assert served.gone(workers, 5)
 
 
-def test_a_port_in_use_is_said_before_anything_starts(server, served, tiny_model, tmp_path):
+def test_a_port_in_use_is_said_before_anything_starts(server, start, tmp_path):
     port = str(server.client.base_url.port)
-    second = served.Served(tiny_model("llama3", 6), tmp_path, "--local", "--port", port)
+    second = start(tmp_path, "--port", port)
     try:
         assert second.process.wait(20) == 1
         complaint = second.complaint()

@@ -25,28 +25,16 @@ def in_process():
 
 
 @pytest.fixture(scope="session")
-def tiny_oracle(tiny_model):
+def tiny_oracle(oracles, tiny_model):
     """tiny_oracle(family, layers=4) -> Oracle."""
     made = {}
 
     def make(family, layers=4):
         if (family, layers) not in made:
-            made[family, layers] = _beside("oracle").tiny(tiny_model(family, layers))
+            made[family, layers] = oracles.tiny(tiny_model(family, layers))
         return made[family, layers]
 
     return make
-
-
-@pytest.fixture(scope="session")
-def smollm2_oracle(smollm2_path):
-    """SmolLM2 in transformers, with the de-quantised weights of the GGUF file."""
-    return _beside("oracle").smollm2(smollm2_path)
-
-
-@pytest.fixture(scope="session")
-def gemma3_oracle(gemma3_path):
-    """Gemma 3 270M in transformers, with the de-quantised weights of the GGUF file."""
-    return _beside("oracle").gemma3(gemma3_path)
 
 
 @pytest.fixture(scope="session")
