@@ -64,7 +64,8 @@ class Rig:
     """Five workers; `serve` puts a model on some of them under a new epoch and gives the engine."""
 
     def __init__(self, cache):
-        launches = [WorkerLaunch(node, str(cache / node), threads=1, log=str(cache / f"{node}.log")) for node in NODES]
+        # One cache for all: a layer that another placement had on another node is checked, not packed again.
+        launches = [WorkerLaunch(node, str(cache), threads=1, log=str(cache / f"{node}.log")) for node in NODES]
         self.fabric = LocalFabric(launches)
         self.workers = {worker.node: worker for worker in self.fabric.start(TOKEN)}
         self.callers = Callers(list(self.workers.values()), TOKEN)

@@ -55,7 +55,7 @@ def test_smollm2(rig, tools, real, nodes, rounds, head):
     files, oracle = real("smollm2")
     engine = rig.serve(files, rig.plan_for(files, nodes, rounds, head=head))
     # Long once: what a placement gets wrong is wrong from the first tokens, and two more blocks of KV, on.
-    together, alone = (64, 64) if (nodes, rounds) == (3, 3) else (8, 40)
+    together, alone = (64, 64) if (nodes, rounds) == (3, 3) else (8, 24)
     check_alone_and_together((tools, engine, oracle, prompts_of(files, TEXTS)), together, alone)
 
 
