@@ -2,11 +2,16 @@
 
 import functools
 import importlib.util
+import itertools
 import os
+import random
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 # Set before anything of transformers is imported: tests must never reach for a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,14 +19,62 @@ torch.set_num_threads(1)
 # Set before anything imports triton, which reads it then: without a GPU its kernels are interpreted.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+# A busy machine is not a failing test: no deadlines. Nor is a draw: one commit sees the same examples at every run, and
+# who looks for new ones asks for them (--hypothesis-profile=random).
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
+settings.load_profile("fixed")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test marked `pairwise`, leave to `exhaustive` the cases whose every pair of values other cases have, too."""
+    groups = {}
+    for item in items:
+        if item.get_closest_marker("pairwise"):
+            groups.setdefault(item.function, []).append(item)
+    for cases in groups.values():
+        kept = _pairwise([_values(case) for case in cases])
+        for number, case in enumerate(cases):
+            if number not in kept:
+                case.add_marker(pytest.mark.exhaustive)
+
+
+def _values(case):
+    """A case's values, one for each of its `parametrize` and each parameter of a fixture."""
+    given = {name: repr(value) for name, value in case.callspec.params.items()}
+    for marker in case.iter_markers("parametrize"):
+        names = marker.args[0] if not isinstance(marker.args[0], str) else marker.args[0].replace(",", " ").split()
+        given[*names] = tuple(given.pop(name) for name in names)
+    return given.items()
+
+
+def _pairwise(cases):
+    """Numbers of cases that together have every pair of values that any of them has."""
+    pairs = [{frozenset(pair) for pair in itertools.combinations(case, 2)} or {frozenset(case)} for case in cases]
+    missing, kept = set().union(*pairs), set()
+    while missing:
+        best = max(range(len(cases)), key=lambda number: len(pairs[number] & missing))
+        missing -= pairs[best]
+        kept.add(best)
+    return kept
+
+
+@functools.cache
 def _beside(name):
-    """A module of this folder. tests/ is no package (import-mode importlib), so it is loaded from its file."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    """A module under this folder. tests/ is no package (import-mode importlib), so it is loaded from its file."""
+    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), Path(__file__).parent / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """Every test draws the same numbers, whichever tests run before it or alone."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +138,36 @@ def gemma3_path(tmp_path_factory):
     from potluck.models.source import locate
 
     return locate("gemma3-270m", tmp_path_factory.mktemp("cache")).path
+
+
+@pytest.fixture(scope="session")
+def oracles():
+    """The module tests/worker/oracle.py."""
+    return _beside("worker/oracle")
+
+
+@pytest.fixture(scope="session")
+def smollm2_oracle(oracles, smollm2_path):
+    """SmolLM2 in transformers, with the de-quantised weights of the GGUF file."""
+    return oracles.smollm2(smollm2_path)
+
+
+@pytest.fixture(scope="session")
+def gemma3_oracle(oracles, gemma3_path):
+    """Gemma 3 270M in transformers, with the de-quantised weights of the GGUF file."""
+    return oracles.gemma3(gemma3_path)
+
+
+@pytest.fixture(scope="session")
+def calibrated(tmp_path_factory):
+    """calibrated(folder) -> the folder, as a cache in which this machine's speed is known: measured once a session."""
+    from potluck.deploy.machine import measure_machine
+
+    known = tmp_path_factory.mktemp("calibrated")
+    measure_machine(known)
+
+    def put(folder):
+        shutil.copytree(known, folder, dirs_exist_ok=True)
+        return folder
+
+    return put

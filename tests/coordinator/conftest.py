@@ -149,13 +149,9 @@ def home():
 
 
 @pytest.fixture(scope="session")
-def home_oracle():
-    """home_oracle(folder) -> transformers on a tiny model, as tests/worker/oracle.py has it."""
-    path = Path(__file__).parents[1] / "worker" / "oracle.py"
-    spec = importlib.util.spec_from_file_location("coordinator_oracle", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.tiny
+def home_oracle(oracles):
+    """home_oracle(folder) -> transformers on a tiny model."""
+    return oracles.tiny
 
 
 @pytest.fixture(scope="session")

@@ -123,7 +123,6 @@ def test_every_sequence_gets_its_own_tokens_once_and_ends(paper):
         settings=settings(
             max_examples=120,
             stateful_step_count=40,
-            deadline=None,
             database=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),

@@ -16,11 +16,50 @@ CLUSTER = Path(sys.executable).with_name("cluster")
 TINY_FLEET = "name: small\nnodes:\n  a: {flops: 1 GFLOPS, memory_bandwidth: 1 GB/s, memory: %s}\n"
 
 
-def cluster(*words, **options):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "TERM": "dumb"}
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "TERM": "dumb"}
+
+
+def in_its_own_process(*words):
+    """The command as a shell starts it: for what starts a fleet, and to hold `cluster` to it."""
     return subprocess.run(
-        [CLUSTER, *map(str, words)], capture_output=True, text=True, timeout=60, env=environment, check=False, **options
+        [CLUSTER, *map(str, words)], capture_output=True, text=True, timeout=60, env=ENVIRONMENT, check=False
     )
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """cluster(*words) -> what the command did, in a fork of command_server.py."""
+    out, err = (tmp_path_factory.mktemp("said") / name for name in ("out", "err"))
+    program = [sys.executable, str(Path(__file__).with_name("command_server.py"))]
+    with subprocess.Popen(
+        program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=ENVIRONMENT
+    ) as server:
+
+        def run(*words):
+            asked = {"words": [*map(str, words)], "out": str(out), "err": str(err)}
+            server.stdin.write(json.dumps(asked) + "\n")
+            code = int(server.stdout.readline())
+            return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
+
+        yield run
+        server.stdin.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["models", "--json"], 0),
+        (["plan", "--help"], 0),
+        (["plan", "smollm2", "--fleet", "trio"], 0),
+        (["plan", "smollm2", "--fleet", "nosuch"], 1),
+        (["bogus"], 2),
+    ],
+)
+def test_a_fork_does_what_the_command_does(cluster, words, code):
+    """The other tests here see the command through forks."""
+    fork, own = cluster(*words), in_its_own_process(*words)
+    assert (fork.returncode, fork.stdout, fork.stderr) == (own.returncode, own.stdout, own.stderr)
+    assert own.returncode == code
 
 
 def refused(done):
@@ -34,26 +73,26 @@ def refused(done):
 
 
 @pytest.mark.parametrize("command", [[], ["serve"], ["run"], ["plan"], ["nodes"], ["models"], ["bench"]])
-def test_every_command_explains_itself(command):
+def test_every_command_explains_itself(cluster, command):
     done = cluster(*command, "--help")
     assert done.returncode == 0
     assert "Usage" in done.stdout
 
 
-def test_models_are_listed():
+def test_models_are_listed(cluster):
     listed = json.loads(cluster("models", "--json").stdout)
     assert {"smollm2", "gemma3-270m"} <= {model["name"] for model in listed["models"]}
     assert "smollm2" in cluster("models").stdout
 
 
 @pytest.mark.parametrize("fleet", ["pair", "trio", "household"])
-def test_nodes_of_the_shipped_fleets(fleet):
+def test_nodes_of_the_shipped_fleets(cluster, fleet):
     described = json.loads(cluster("nodes", "--fleet", fleet, "--json").stdout)
     assert described["name"] == fleet
     assert all(node in cluster("nodes", "--fleet", fleet).stdout for node in described["nodes"])
 
 
-def test_a_plan_is_saved_edited_and_given_back(tiny_model, tmp_path):
+def test_a_plan_is_saved_edited_and_given_back(cluster, tiny_model, tmp_path):
     model, saved = tiny_model("llama3", 6), tmp_path / "plan.yaml"
     first = cluster("plan", model, "--fleet", "trio", "--rounds", "2", "--save", saved)
     assert first.returncode == 0
@@ -69,9 +108,9 @@ def test_a_plan_is_saved_edited_and_given_back(tiny_model, tmp_path):
     assert "attention 5 is in no stage" in refused(cluster("plan", model, "--fleet", "trio", "--plan", saved))
 
 
-def test_run_prints_one_answer(tiny_model, tmp_path):
+def test_run_prints_one_answer(tiny_model, tmp_path, calibrated):
     words = ["run", tiny_model("llama3", 4), "hello", "--local", "--fleet", "pair", "--max-tokens", "5", "--raw"]
-    done = cluster(*words, "--cache", tmp_path, "--json")
+    done = in_its_own_process(*words, "--cache", calibrated(tmp_path), "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert 1 <= answer["tokens"] <= 5
@@ -91,7 +130,7 @@ def flipped(data):
 
 
 @pytest.mark.parametrize("change", [lambda data: data[: len(data) // 2], flipped], ids=["truncated", "flipped"])
-def test_damaged_models(tiny_gguf, tiny_model, tmp_path, change):
+def test_damaged_models(cluster, tiny_gguf, tiny_model, tmp_path, change):
     gguf = damaged(tiny_gguf("llama3", "Q8_0"), tmp_path / "damaged.gguf", change)
     refused(cluster("serve", gguf, "--fleet", "pair", "--local"))
     folder = tiny_model("llama3", 2)
@@ -102,7 +141,7 @@ def test_damaged_models(tiny_gguf, tiny_model, tmp_path, change):
     refused(cluster("serve", tmp_path, "--fleet", "pair", "--local"))
 
 
-def test_pickles_are_never_loaded(tmp_path):
+def test_pickles_are_never_loaded(cluster, tmp_path):
     (tmp_path / "model.bin").write_bytes(b"\x80\x04cos\nsystem\n")
     assert "pickle" in refused(cluster("serve", tmp_path / "model.bin", "--fleet", "pair"))
 
@@ -130,7 +169,7 @@ def test_pickles_are_never_loaded(tmp_path):
         (["bogus"], "bogus"),
     ],
 )
-def test_wrong_words(words, says):
+def test_wrong_words(cluster, words, says):
     assert says in refused(cluster(*words))
 
 
@@ -144,7 +183,7 @@ def test_wrong_words(words, says):
         ("just a text", "fleet"),
     ],
 )
-def test_wrong_fleet_files(tmp_path, text, says):
+def test_wrong_fleet_files(cluster, tmp_path, text, says):
     (tmp_path / "fleet.yaml").write_text(text)
     assert says in refused(cluster("plan", "smollm2", "--fleet", tmp_path / "fleet.yaml"))
 
@@ -159,17 +198,17 @@ links:
 """
 
 
-def test_a_model_larger_than_all_memory_is_served_and_says_the_same(tmp_path):
+def test_a_model_larger_than_all_memory_is_served_and_says_the_same(cluster, tmp_path, calibrated):
     """SmolLM2 takes 93 MiB and 3 of KV; the nodes have 50 and 16 beside what a worker takes."""
     fleet = tmp_path / "small.yaml"
     fleet.write_text(SMALL_FLEET)
     planned = json.loads(cluster("plan", "smollm2", "--fleet", fleet, "--context", "128", "--json").stdout)
     assert "from disk" in cluster("plan", "smollm2", "--fleet", fleet, "--context", "128").stdout
     assert len(planned["plan"]["stages"]) > 4
-    words = ["Name three fruits.", "--context", "128", "--max-tokens", "12", "--local", "--cache", tmp_path]
-    streamed = cluster("run", "smollm2", *words, "--fleet", fleet)
+    words = ["Name three fruits.", "--context", "128", "--max-tokens", "12", "--local", "--cache", calibrated(tmp_path)]
+    streamed = in_its_own_process("run", "smollm2", *words, "--fleet", fleet)
     assert streamed.returncode == 0, streamed.stderr
-    assert streamed.stdout == cluster("run", "smollm2", *words, "--fleet", "pair").stdout
+    assert streamed.stdout == in_its_own_process("run", "smollm2", *words, "--fleet", "pair").stdout
     refusal = refused(cluster("plan", "smollm2", "--fleet", fleet, "--context", "128", "--no-streaming"))
     assert "needs" in refusal and "leave out --no-streaming" in refusal
     saved = tmp_path / "plan.yaml"
@@ -178,10 +217,10 @@ def test_a_model_larger_than_all_memory_is_served_and_says_the_same(tmp_path):
         assert says in refused(cluster("plan", "smollm2", "--fleet", fleet, "--plan", saved, wish))
 
 
-def test_shard_files_are_shown_and_cleaned(tiny_model, tmp_path):
+def test_shard_files_are_shown_and_cleaned(cluster, tiny_model, tmp_path, calibrated):
     model = tiny_model("llama3", 4)
-    words = ["hello", "--local", "--fleet", "pair", "--max-tokens", "2", "--raw", "--cache", tmp_path]
-    assert cluster("run", model, *words).returncode == 0
+    words = ["hello", "--local", "--fleet", "pair", "--max-tokens", "2", "--raw", "--cache", calibrated(tmp_path)]
+    assert in_its_own_process("run", model, *words).returncode == 0
     shards = json.loads(cluster("models", "--cache", tmp_path, "--json").stdout)["shards"]
     assert {one["model"] for one in shards} == {model.name}
     assert sum(one["files"] for one in shards) == 4 + 3
@@ -191,7 +230,7 @@ def test_shard_files_are_shown_and_cleaned(tiny_model, tmp_path):
     assert not list(tmp_path.rglob("*.shard"))
 
 
-def test_what_is_no_shard_file_is_shown_and_cleaned_all_the_same(tiny_model, tmp_path):
+def test_what_is_no_shard_file_is_shown_and_cleaned_all_the_same(cluster, tiny_model, tmp_path):
     place = tmp_path / "shards" / "0123"
     (place / "folder.shard").mkdir(parents=True)
     (place / "link.shard").symlink_to(tmp_path / "nowhere")
@@ -202,16 +241,16 @@ def test_what_is_no_shard_file_is_shown_and_cleaned_all_the_same(tiny_model, tmp
     assert not place.exists()
 
 
-def test_fewer_bits_where_there_are_none_is_said(tiny_model):
+def test_fewer_bits_where_there_are_none_is_said(cluster, tiny_model):
     model = tiny_model("llama3", 4)
     assert "add --quantize int4" in refused(cluster("plan", model, "--fleet", "pair", "--dtype", "quantized"))
     narrow = tiny_model("llama3", 2, hidden_size=48, intermediate_size=80, num_attention_heads=3, num_key_value_heads=1)
     assert "rows of a multiple of 32" in refused(cluster("plan", narrow, "--fleet", "pair", "--quantize", "int8"))
 
 
-def test_bench_measures_what_it_says(tiny_model, tmp_path):
+def test_bench_measures_what_it_says(cluster, tiny_model, tmp_path):
     words = ["bench", tiny_model("llama3", 4), "--threads", "1", "--rounds", "1", "--cache", tmp_path]
-    report = json.loads(cluster(*words, "--json").stdout)
+    report = json.loads(in_its_own_process(*words, "--json").stdout)
     assert [(row["test"], row["batch"]) for row in report["figures"]] == [
         *(("pp 128", 1), ("pp 512", 1), ("tg 64", 1), ("tg 64", 8))
     ]

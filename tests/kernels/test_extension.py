@@ -20,14 +20,6 @@ CPU = torch.device("cpu")
 CLOSE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
 
-@pytest.fixture(params=["avx512", "avx2", "neon", "neon_plain", "generic"])
-def backend(request):
-    if packed.backend(request.param) is None:
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    packed.backend()
-
-
 def random(*shape, dtype=torch.float32, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
@@ -35,6 +27,17 @@ def random(*shape, dtype=torch.float32, seed=0):
 def test_it_is_there_where_a_compiler_is():
     """An extension that fails to build is left out without a word: here is the word."""
     assert extension.native is not None or not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"))
+
+
+@needs_extension
+def test_a_backend_is_taken_by_its_name(any_backend):
+    """Which of them this processor lacks is said here alone."""
+    try:
+        if packed.backend(any_backend) is None:
+            pytest.skip(f"this processor has no {any_backend}")
+        assert packed.backend() is not None and packed.backend(any_backend) == any_backend
+    finally:
+        packed.backend()
 
 
 @needs_extension

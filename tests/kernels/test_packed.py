@@ -14,18 +14,9 @@ pytestmark = pytest.mark.skipif(not packed.available(), reason="Potluck was inst
 GROUPS = ["INT4_G32", "INT4_G128", "INT8_G32", "INT8_G128"]
 ENCODINGS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", *GROUPS]
 PLAIN = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+# Its products with NEON are tested on every processor (see conftest.py).
+EMULATES = True
 HALVES = {"Q4_K": (0, 4), "Q5_K": (0, 4), "Q6_K": (208, 210)}
-
-
-@pytest.fixture(params=["avx512", "avx2", "neon", "neon_plain", "generic", "emulated neon", "emulated neon_plain"])
-def backend(request, monkeypatch):
-    name = request.param
-    if name.startswith("emulated"):
-        monkeypatch.setattr(packed, "_native", request.getfixturevalue("emulated_neon"))
-    if packed.backend(name.removeprefix("emulated ")) is None:
-        pytest.skip(f"this processor has no {name}")
-    yield name
-    packed.backend()
 
 
 def stored(encoding, rows, columns, seed=0):

@@ -129,7 +129,7 @@ FRAGMENTS = ["<|im_end|>", "<|im_", "start|>", "<|", "|>", "im_end", "<", ">", "
 hostile = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=2), max_size=8).map("".join)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(contents=st.lists(hostile, min_size=1, max_size=3), role=hostile)
 def test_nothing_pieced_together_makes_a_control_token(smollm2, contents, role):
     messages = [USER, *({"role": role, "content": content} for content in contents)]

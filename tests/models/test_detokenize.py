@@ -18,7 +18,7 @@ def streamed(tokenizer, ids, **how):
     return [*map(detokenizer.feed, ids), detokenizer.finish()]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 @pytest.mark.parametrize("name", NAMES)
 def test_any_ids_stream_as_they_decode(request, name, data):
@@ -30,14 +30,14 @@ def test_any_ids_stream_as_they_decode(request, name, data):
     assert "".join(pieces) == tokenizer.decode(ids) == raw.decode("utf-8", "replace")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_byte_level_ids_decode_like_transformers(smollm2, smollm2_oracle, data):
     ids = data.draw(st.lists(st.integers(0, smollm2.vocab_size - 1), max_size=40))
     assert smollm2.decode(ids) == smollm2_oracle.decode(ids, skip_special_tokens=True)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
 @pytest.mark.parametrize("name", NAMES)
 def test_no_piece_is_half_a_character(request, name, text):

@@ -110,7 +110,7 @@ def test_decoded_and_in_blocks(stored, encoding, shape, canonical, sym, act_orde
     st.booleans(),
     st.integers(0, 2**32 - 1),
 )
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_round_trips(stored, kind, group, eights, sym, act_order, seed):
     """Every size of group is decoded, smaller last groups included; those that fit become blocks."""
     shape = (8 * eights[0], 8 * eights[1])

@@ -37,7 +37,7 @@ def test_encodes_like_transformers(pair):
         assert tokenizer.encode_prompt(text) == oracle.encode(text), text
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufdd0\ufdd1"), max_size=60))
 @pytest.mark.parametrize("name", NAMES)
 def test_encodes_any_text_like_transformers(request, name, text):

@@ -5,11 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
-
-# A busy machine is not a failing test.
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
 
 
 @pytest.fixture(scope="session")

@@ -125,7 +125,7 @@ def test_a_hand_made_plan_that_streams_too_much_at_once_is_refused(tight, smollm
         validate(plan, dataclasses.replace(tight, nodes=tuple(tiny)), smollm2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_every_streaming_plan_is_sound(homes, data):
     spec = data.draw(homes.models())

@@ -65,7 +65,8 @@ class Rig:
     """Five workers; `serve` puts a model on some of them under a new epoch and gives the engine."""
 
     def __init__(self, cache):
-        launches = [WorkerLaunch(node, str(cache / node), threads=1, log=str(cache / f"{node}.log")) for node in NODES]
+        # One cache for all: a layer that another placement had on another node is checked, not packed again.
+        launches = [WorkerLaunch(node, str(cache), threads=1, log=str(cache / f"{node}.log")) for node in NODES]
         self.fabric = LocalFabric(launches)
         self.workers = {worker.node: worker for worker in self.fabric.start(TOKEN)}
         self.callers = Callers(list(self.workers.values()), TOKEN)
@@ -197,20 +198,14 @@ def tools():
 
 
 @pytest.fixture(scope="session")
-def oracles():
-    """The module tests/worker/oracle.py."""
-    return _beside(Path(__file__).parents[1] / "worker" / "oracle.py", "oracle")
-
-
-@pytest.fixture(scope="session")
-def real(request, oracles):
+def real(request):
     """real(name) -> (ModelFiles, Oracle) of smollm2 or gemma3."""
     made = {}
 
     def make(name):
         if name not in made:
             path = request.getfixturevalue(f"{name}_path")
-            made[name] = files_of(path), getattr(oracles, name)(path)
+            made[name] = files_of(path), request.getfixturevalue(f"{name}_oracle")
         return made[name]
 
     return make
@@ -220,3 +215,14 @@ def real(request, oracles):
 def served():
     """The module served: the command as a process."""
     return _beside(Path(__file__).with_name("served.py"), "served")
+
+
+@pytest.fixture(scope="session")
+def start(served, tiny_model, calibrated):
+    """start(folder, *flags) -> a `Served` of a tiny model, in that folder, on three nodes of this machine."""
+
+    def begin(folder, *flags):
+        calibrated(folder / "cache")
+        return served.Served(tiny_model("llama3", 6), folder, "--local", *flags)
+
+    return begin

@@ -12,7 +12,8 @@ from ray.cluster_utils import Cluster  # noqa: E402
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 try:
     for _ in range(2):
-        cluster.add_node(num_cpus=1)
+        cluster.add_node(wait=False, num_cpus=1)
+    cluster.wait_for_nodes()
     print(cluster.address, flush=True)
     sys.stdin.read()
 finally:

@@ -26,7 +26,7 @@ links:
 
 
 class Served:
-    """A running `cluster serve`."""
+    """A running `cluster serve`, with everything that it leaves in a folder; `cache` there may hold something."""
 
     def __init__(self, model, folder, *flags, fleet=FLEET):
         (folder / "fleet.yaml").write_text(fleet)

@@ -7,12 +7,12 @@ import pytest
 
 
 @pytest.fixture
-def serve(served, tiny_model, tmp_path):
-    """serve(*flags) -> a listening `Served` of a tiny model on three nodes."""
+def serve(start, tmp_path):
+    """serve(*flags) -> a listening `Served`."""
     made = []
 
     def make(*flags):
-        made.append(served.Served(tiny_model("llama3", 6), tmp_path, "--local", *flags))
+        made.append(start(tmp_path, *flags))
         return made[-1].listening()
 
     yield make

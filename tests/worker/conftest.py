@@ -39,29 +39,17 @@ def in_group(in_process):
 
 
 @pytest.fixture(scope="session")
-def tiny_oracle(tiny_model):
+def tiny_oracle(oracles, tiny_model):
     """tiny_oracle(family, layers=4, **config) -> Oracle."""
     made = {}
 
     def make(family, layers=4, **config):
         folder = tiny_model(family, layers, **config)
         if folder not in made:
-            made[folder] = _beside("oracle").tiny(folder)
+            made[folder] = oracles.tiny(folder)
         return made[folder]
 
     return make
-
-
-@pytest.fixture(scope="session")
-def smollm2_oracle(smollm2_path):
-    """SmolLM2 in transformers, with the de-quantised weights of the GGUF file."""
-    return _beside("oracle").smollm2(smollm2_path)
-
-
-@pytest.fixture(scope="session")
-def gemma3_oracle(gemma3_path):
-    """Gemma 3 270M in transformers, with the de-quantised weights of the GGUF file."""
-    return _beside("oracle").gemma3(gemma3_path)
 
 
 @pytest.fixture(scope="session")

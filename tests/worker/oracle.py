@@ -1,6 +1,6 @@
 """transformers in float32 on the same weights: what every placement is held to.
 
-Test modules reach it through the fixtures `tiny_oracle`, `smollm2_oracle` and `gemma3_oracle`.
+Test modules reach it through the fixtures `oracles`, `tiny_oracle`, `smollm2_oracle` and `gemma3_oracle`.
 """
 
 import torch
@@ -27,6 +27,20 @@ class Oracle:
         """log-softmax after every token: (T, V)."""
         with torch.inference_mode():
             return self.model(torch.tensor([tokens])).logits[0].float().log_softmax(-1)
+
+    def scores(self, tokens):
+        """The log-probability of every token after the first: (T - 1,).
+
+        The head is asked for some rows at a time: all logits of a thousand tokens of Gemma are 1 GiB.
+        """
+        assert getattr(self.model.config, "final_logit_softcapping", None) is None
+        with torch.inference_mode():
+            hidden_TD = self.model.model(torch.tensor([tokens])).last_hidden_state[0, :-1]
+            found = []
+            for rows_BD, wanted_B in zip(hidden_TD.split(256), torch.tensor(tokens[1:]).split(256), strict=True):
+                logits_BV = self.model.lm_head(rows_BD)
+                found.append(logits_BV.gather(1, wanted_B.unsqueeze(1)).squeeze(1) - logits_BV.logsumexp(-1))
+            return torch.cat(found)
 
     def choices(self, prompt, tokens):
         """The likeliest token at each place of the text after the prompt, and how far it is ahead, in nats."""

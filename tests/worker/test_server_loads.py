@@ -41,7 +41,7 @@ CHANGES = st.fixed_dictionaries(
 FINE = {Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.RESOURCE_EXHAUSTED}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(CHANGES)
 def test_malformed_assignments(two_workers, served, epochs, changes):
     worker = two_workers[1]
@@ -58,7 +58,7 @@ def test_malformed_assignments(two_workers, served, epochs, changes):
         worker.release(assignment.epoch)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_malformed_model_specs(two_workers, served, epochs, data):
     worker = two_workers[1]

@@ -7,11 +7,6 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
 def device():
     """What the kernels under test run on; tensors that tests make lie there."""
     name = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"

@@ -16,6 +16,7 @@ MIXES = {
 }
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("window", [None, 1, 7])
 @pytest.mark.parametrize(("heads", "kv_heads", "width"), [(1, 1, 8), (9, 3, 6), (4, 2, 80), (5, 1, 64)])

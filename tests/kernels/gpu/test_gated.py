@@ -15,6 +15,7 @@ def naive(gate_up, activation):
     return (F.silu(gate) if activation == "silu" else F.gelu(gate, approximate="tanh")) * up
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (3, 37), (17, 96), (2, 1025)])

@@ -12,6 +12,7 @@ def naive(out, lse):
     return (out.double() * weights.unsqueeze(-1)).sum(0), lse.double().logsumexp(0)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("parts", [1, 2, 3, 9])
 @pytest.mark.parametrize(("rows", "heads", "width"), [(1, 1, 1), (3, 9, 6), (17, 2, 80)])
 @pytest.mark.parametrize("offset", [0.0, 1e3, -1e3])

@@ -30,6 +30,7 @@ def test_packing_keeps_every_number(bits, group):
     torch.testing.assert_close(unpack(packed).double(), weights, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("rows", [1, 2, 17])

@@ -14,6 +14,7 @@ def naive(x, weight, eps):
     return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight.double()
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("width", [1, 7, 64, 577])
 @pytest.mark.parametrize("rows", [1, 3, 17])
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -38,6 +38,7 @@ def test_rotate_in_place_a_slice_of_wider_rows(rows, heads, kv_heads, width, nor
     assert torch.equal(wide[:, -2:], before[:, -2:])
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(("rows", "heads", "kv_heads", "width"), SHAPES)
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("block_size", [4, 16])
