@@ -39,7 +39,7 @@ class Streamed(Protocol):
 class Cycle:
     """Which units are in memory and which comes next. Pure: no thread, no file.
 
-    `held` are in memory or on their way, oldest first; `used` are done and may go.
+    `held` are in memory or on their way, oldest first; `used` are done and may go. Where all fit, all stay.
     """
 
     sizes: Sequence[int]
@@ -48,10 +48,17 @@ class Cycle:
     used: list[int] = field(default_factory=list)
     next: int = 0
 
+    @property
+    def all_fit(self) -> bool:
+        """Whether nothing has to go."""
+        return sum(self.sizes) <= self.budget
+
     def wanted(self) -> int | None:
         """The unit to bring in now: the next one, if it fits beside those held. One always fits."""
         if len(self.held) == len(self.sizes):
             return None
+        while self.next in self.held:
+            self.next = (self.next + 1) % len(self.sizes)
         taken = sum(self.sizes[index] for index in (*self.held, *self.used))
         if self.held and taken + self.sizes[self.next] > self.budget:
             return None
@@ -64,17 +71,18 @@ class Cycle:
 
     def needed(self, index: int) -> None:
         """Computing has come to a unit. Those before it were passed over; one that is not held becomes the next."""
-        if index in self.held:
-            position = self.held.index(index)
-            self.used += self.held[:position]
-            del self.held[:position]
-            return
-        self.used += self.held
-        self.held, self.next = [], index
+        if index not in self.held:
+            self.next = index
+            before = len(self.held)
+        else:
+            before = self.held.index(index)
+        if not self.all_fit:
+            self.used += self.held[:before]
+            del self.held[:before]
 
     def done(self, index: int) -> None:
         """A unit was used."""
-        if index in self.held:
+        if index in self.held and not self.all_fit:
             self.held.remove(index)
             self.used.append(index)
 

@@ -71,7 +71,7 @@ def group_class(pipeline):
             nodes = tuple(f"node{place}" for place in range(len(cuts)))
             rows = tuple(cut.vocabulary if ends == "split" else (0, self.spec.vocab) for cut in cuts)
             plan = GroupPlan(nodes, wire, ((0, algorithm),), rows)
-            self.links, self.totals = links_of(len(cuts)), [SumTotals() for _ in cuts]
+            self.links, self.totals = links_of(len(cuts), kwargs.get("shape")), [SumTotals() for _ in cuts]
             checkpoint = open_checkpoint(path)
             self.shards = []
             for place, cut in enumerate(cuts):

@@ -1,8 +1,11 @@
 """A model split over the members of a group reads as one node does, however uneven the shares."""
 
+import time
+
 import pytest
 import torch
 
+from potluck.proto.shaper import Shape
 from potluck.worker.cut import Cut
 
 PROMPT = [5, 17, 300, 42, 42, 7, 99, 250, 3, 11, 120, 64, 301, 8, 77, 205, 31, 2, 90, 45, 260, 13]
@@ -93,6 +96,31 @@ def test_two_sums_per_layer_and_their_bytes(grouped, in_group, in_process, tiny_
     logits = [0, *(4 * (end - first) * split for first, end in (cut.vocabulary for cut in cuts[1:]))]
     each = {"direct": [2 * size] * 3, "star": [2 * size, size, size], "ring": [4 * size / 3] * 3}[algorithm]
     assert sent == pytest.approx([sums * one + extra for one, extra in zip(each, logits, strict=True)], rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "members", "hops"), [("star", 2, 4), ("direct", 2, 2), ("ring", 2, 4), ("star", 3, 4), ("ring", 3, 8)]
+)
+def test_latency_of_links_counts_as_often_as_the_formula_says(
+    grouped, in_group, in_process, tiny_model, algorithm, members, hops
+):
+    """The slope of a token's time over the links' one-way delay: 4 x layers for a star, 2 x layers for direct exchange,
+    4 x (N - 1) x layers for a ring. Of several tokens the fastest, so that a busy machine does not count."""
+    path, layers, times = tiny_model("llama2", 2, **EIGHT), 2, []
+    spec = in_process.read_spec(path)
+    for delay in (0.010, 0.030):
+        pipeline = grouped(path, in_group.cuts_of(spec, (1,) * members), algorithm=algorithm, shape=Shape(delay))
+        requests = [in_process.Request(PROMPT)]
+        pipeline.generate(requests, 1)
+        times.append(min(_step_seconds(pipeline, in_process) for _ in range(3)))
+    assert (times[1] - times[0]) / 0.020 == pytest.approx(hops * layers, rel=0.15)
+
+
+def _step_seconds(pipeline, in_process):
+    """Seconds of the one step that a prompt of one token takes, beside the step that forgets it."""
+    begun = time.perf_counter()
+    pipeline.generate([in_process.Request([5])], 1)
+    return time.perf_counter() - begun
 
 
 def test_members_hold_no_more_kv_than_their_heads(grouped, in_group, in_process, tiny_model):
