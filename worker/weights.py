@@ -169,8 +169,7 @@ class Assembly:
         for piece in pieces_of(self._spec, unit, self._form):
             if piece.name == name:
                 order_I = _plain(piece, placed)
-                sorted_already = not piece.takes and torch.equal(order_I, torch.arange(len(order_I)))
-                return None if sorted_already else order_I
+                return None if torch.equal(order_I, torch.arange(len(order_I))) else order_I
         return None
 
 
