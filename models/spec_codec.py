@@ -44,11 +44,18 @@ def unpack_spec(data: bytes) -> ModelSpec:
     layers, ordered = raw["layers"], raw["ordered"]
     if not isinstance(layers, list) or not 1 <= len(layers) <= _MOST_LAYERS:
         raise ValueError(f"the model spec needs a list of 1 to {_MOST_LAYERS} layers")
-    if not isinstance(ordered, list) or not all(isinstance(key, str) and key in raw["encodings"] for key in ordered):
+    if not _among(ordered, raw["encodings"]):
         raise ValueError("the model spec's ordered matrices have to be among those with an encoding")
     spec = _built(ModelSpec, raw | {"layers": tuple(_layer(layer) for layer in layers), "ordered": tuple(ordered)})
     check_ropes(spec)
     return spec
+
+
+def _among(keys: object, mapping: object) -> bool:
+    """Whether it is a list of some of the mapping's keys."""
+    if not isinstance(keys, list) or not isinstance(mapping, dict):
+        return keys == []
+    return all(isinstance(key, str) and key in mapping for key in keys)
 
 
 def _layer(value: object) -> LayerSpec:

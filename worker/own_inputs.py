@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from potluck.worker.cut import Range
+from potluck.models.spec import ModelSpec
+from potluck.worker.cut import Cut, Range
+from potluck.worker.pieces import Piece
 from potluck.worker.residence import Product
+from potluck.worker.takes import length, own_inputs, widened
 
 
 class OwnInputs:
@@ -27,3 +30,14 @@ class OwnInputs:
         wide_TW = x_TI.new_zeros((len(x_TI), self._width))
         wide_TW[:, self._before : self._before + own_TI.shape[1]] = own_TI
         return self._product(wide_TW)
+
+
+def of_own_inputs(spec: ModelSpec, cut: Cut, piece: Piece, product: Product) -> Product:
+    """The product by a piece for what a member computes; the product itself where the member has all its columns."""
+    take, own = piece.taken[0], own_inputs(spec, piece.keys[0].role, cut)
+    if take.inputs is not None:
+        # The order of its columns names the number after x's own where a column counts for nothing.
+        return OwnInputs(product, own, 0, length(own) + 1)
+    if take.columns is not None:
+        return OwnInputs(product, own, take.columns[0] - widened(piece.encoding, take.columns)[0], piece.shape[1])
+    return product

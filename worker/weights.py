@@ -10,13 +10,13 @@ import torch
 
 from potluck.models.spec import ModelSpec
 from potluck.worker.cut import local_spec
-from potluck.worker.own_inputs import OwnInputs
+from potluck.worker.own_inputs import of_own_inputs
 from potluck.worker.pieces import BFLOAT16, FLOAT16, FLOAT32, ORDER, Form, Piece, Unit, pieces_of
 from potluck.worker.residence import Matrix, Product, Residence
 from potluck.worker.streaming import Streamer
-from potluck.worker.takes import length, own_inputs, widened
 
 _TORCH = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16, FLOAT16: torch.float16, ORDER: torch.int64}
+_QKV_BIASES = ("q_bias", "k_bias", "v_bias")
 
 # A unit's pieces by name: uint8, as `potluck.worker.packing` made them.
 Placed = Mapping[str, torch.Tensor]
@@ -88,6 +88,7 @@ class Assembly:
     def __init__(self, spec: ModelSpec, form: Form, residence: Residence) -> None:
         """`form`: of the pieces."""
         self._spec, self._form, self._residence = spec, form, residence
+        self._known: dict[Unit, list[Piece]] = {}
         self._embeddings: dict[Unit, Matrix] = {}
 
     def embedding(self, unit: Unit, placed: Placed) -> Matrix:
@@ -110,52 +111,40 @@ class Assembly:
         vectors = self._vectors(unit, placed)
         return LayerWeights(
             attention_norm=vectors["attention_norm"],
-            qkv=self._product(unit, placed, "qkv", ("q_bias", "k_bias", "v_bias")),
-            output=self._product(unit, placed, "output", ("o_bias",)),
+            qkv=self._product(unit, placed, "qkv", [vectors[name] for name in _QKV_BIASES if name in vectors]),
+            output=self._product(unit, placed, "output", [vectors["o_bias"]] if "o_bias" in vectors else []),
             ffn_norm=vectors["ffn_norm"],
-            gate_up=self._product(unit, placed, "gate_up", ()),
-            down=self._product(unit, placed, "down", ()),
+            gate_up=self._product(unit, placed, "gate_up"),
+            down=self._product(unit, placed, "down"),
             qk_norm_NE=_qk_norm(spec, vectors) if spec.qk_norm else None,
             attention_post_norm=vectors.get("attention_post_norm"),
             ffn_post_norm=vectors.get("ffn_post_norm"),
         )
 
     def _vectors(self, unit: Unit, placed: Placed) -> dict[str, torch.Tensor]:
-        pieces = pieces_of(self._spec, unit, self._form)
         return {
             piece.name: self._residence.plain(_plain(piece, placed))
-            for piece in pieces
+            for piece in self._pieces(unit)
             if piece.encoding == FLOAT32 and "." not in piece.name
         }
 
-    def _product(self, unit: Unit, placed: Placed, name: str, biases: Sequence[str]) -> Product:
+    def _product(self, unit: Unit, placed: Placed, name: str, biases: Sequence[torch.Tensor] = ()) -> Product:
         matrices = self._matrices(unit, placed, name)
-        vectors = self._vectors(unit, placed) if biases else {}
-        found = [vectors[bias] for bias in biases if bias in vectors]
-        bias_O = torch.cat(found) if found else None
+        bias_O = torch.cat(list(biases)) if biases else None
         product = self._residence.product(matrices, bias_O, self._orders(unit, placed, name, len(matrices)))
-        return self._of_own_inputs(unit, name, product)
+        return product if unit.cut is None else of_own_inputs(self._spec, unit.cut, self._named(unit, name)[0], product)
 
-    def _of_own_inputs(self, unit: Unit, name: str, product: Product) -> Product:
-        """The product for what a member computes, where it multiplies by some columns only."""
-        (piece, *_) = self._pieces(unit, name)
-        take = piece.taken[0]
-        if unit.cut is None:
-            return product
-        own = own_inputs(self._spec, piece.keys[0].role, unit.cut)
-        if take.inputs is not None:
-            # The order of its columns names the last of these where a column counts for nothing.
-            return OwnInputs(product, own, 0, length(own) + 1)
-        if take.columns is not None:
-            before = take.columns[0] - widened(piece.encoding, take.columns)[0]
-            return OwnInputs(product, own, before, piece.shape[1])
-        return product
+    def _pieces(self, unit: Unit) -> list[Piece]:
+        # A streamed layer is put together anew for every step.
+        if unit not in self._known:
+            self._known[unit] = pieces_of(self._spec, unit, self._form)
+        return self._known[unit]
 
-    def _pieces(self, unit: Unit, name: str) -> list[Piece]:
-        return [piece for piece in pieces_of(self._spec, unit, self._form) if piece.name.startswith(f"{name}.")]
+    def _named(self, unit: Unit, name: str) -> list[Piece]:
+        return [piece for piece in self._pieces(unit) if piece.name.startswith(f"{name}.")]
 
     def _matrices(self, unit: Unit, placed: Placed, name: str) -> list[Matrix]:
-        return [self._matrix(piece, placed) for piece in self._pieces(unit, name) if piece.encoding != ORDER]
+        return [self._matrix(piece, placed) for piece in self._named(unit, name) if piece.encoding != ORDER]
 
     def _matrix(self, piece: Piece, placed: Placed) -> Matrix:
         if piece.is_plain:
@@ -166,11 +155,10 @@ class Assembly:
         return [self._order(unit, placed, f"{name}.{number}.order") for number in range(count)]
 
     def _order(self, unit: Unit, placed: Placed, name: str) -> torch.Tensor | None:
-        for piece in pieces_of(self._spec, unit, self._form):
+        for piece in self._pieces(unit):
             if piece.name == name:
                 order_I = _plain(piece, placed)
-                sorted_already = not piece.takes and torch.equal(order_I, torch.arange(len(order_I)))
-                return None if sorted_already else order_I
+                return None if torch.equal(order_I, torch.arange(len(order_I))) else order_I
         return None
 
 

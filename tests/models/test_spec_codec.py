@@ -43,6 +43,20 @@ def test_encodings_that_are_none(encodings):
         unpack_spec(msgpack.encode({**asdict(SPEC), "encodings": encodings}))
 
 
+def test_matrices_in_act_order():
+    ordered = replace(SPEC, encodings={"0.o": "INT4_G32", "0.q": "INT4_G32"}, ordered=("0.o",))
+    assert unpack_spec(pack_spec(ordered)) == ordered
+    assert b"ordered" not in pack_spec(SPEC), "fingerprints, which name shard files, would be others"
+
+
+@pytest.mark.parametrize("ordered", [["0.q"], "0.o", [0], None, {"0.o": 1}, [["0.o"]]])
+def test_orders_that_are_none(ordered):
+    with pytest.raises(ValueError, match="ordered matrices"):
+        unpack_spec(msgpack.encode({**asdict(SPEC), "encodings": {"0.o": "INT4_G32"}, "ordered": ordered}))
+    with pytest.raises(ValueError, match="ordered matrices"):
+        unpack_spec(msgpack.encode({**asdict(SPEC), "encodings": None, "ordered": ["0.o"]}))
+
+
 @pytest.mark.parametrize("family", ["llama3", "yarn", "mistral", "gemma3"])
 def test_round_trip_of_models(tiny_model, tiny_gguf, family):
     for spec in (read_spec(tiny_model(family)), read_spec(tiny_gguf(family))):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from potluck.kernels import packed
-from potluck.models.open import read_spec
+from potluck.models.open import open_checkpoint, read_spec
+from potluck.models.safetensors_grouped import GroupedPlace
 from potluck.worker.cut import computed_heads, kv_heads
 from potluck.worker.packing import Packer, WeightError
 from potluck.worker.pieces import Form, Unit, keys_of_pieces, pieces_of
@@ -37,7 +38,7 @@ CONFIGS = {
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 16, "num_key_value_heads": 8}
 SPLITS = {
     "5:2:1": ((10, 14), (200, 301), (200, 279)),
-    "shared": ((3, 4), (256, 257), (1, 16)),
+    "shared": ((1, 7), (256, 257), (1, 16)),
 }
 
 
@@ -100,6 +101,14 @@ def test_the_spec_says_which_matrices_are_in_act_order(stored, request):
     out_of_order = {name for name, order_I in order.items() if not torch.equal(order_I, torch.arange(len(order_I)))}
     assert len(model.spec.ordered) == len(out_of_order), model.spec.ordered
     assert ("0.down" in model.spec.ordered) == ("mlp.down_proj" in out_of_order)
+
+
+def test_fingerprints_are_those_from_before_the_spec_knew(made, monkeypatch):
+    model = made("act-order")[0]
+    ordered, fingerprint = model.spec.ordered, model.checkpoint.fingerprint
+    monkeypatch.setattr(GroupedPlace, "is_ordered", lambda place: False)
+    assert read_spec(model.path).ordered == () != ordered
+    assert open_checkpoint(model.path).fingerprint == fingerprint
 
 
 @pytest.mark.parametrize("rounded", [False, True])

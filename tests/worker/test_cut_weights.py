@@ -19,10 +19,11 @@ STORED = ["F32", "BF16", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", 
 FORMATS = [*STORED, "int4", "int8", "rows of float32", "rows of bfloat16"]
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 16, "num_key_value_heads": 8}
 # Ends of heads, FFN columns and vocabulary rows: a 5:2:1 split of 8 KV heads, whose columns end within blocks of 256
-# and of 32; and members that share KV head 1 (heads 2 and 3), of which one has a part of that head alone.
+# and of 32; and members that share KV heads 0 (query heads 0 and 1) and 3 (6 and 7), so that they compute foreign query
+# heads before and after their own.
 SPLITS = {
     "5:2:1": ((10, 14), (200, 301), (200, 279)),
-    "shared": ((3, 4), (256, 257), (1, 16)),
+    "shared": ((1, 7), (256, 257), (1, 16)),
 }
 
 
