@@ -32,20 +32,21 @@ def last_arrival(ways: Sequence[Way], depth: int) -> float:
     Nodes take steps in the order in which they come, links one after the other: exact, also where nodes come round.
     """
     free: defaultdict[str, float] = defaultdict(float)
-    arrivals = [(_enter(way, 0.0, free), number, 0) for number, way in enumerate(ways[:depth])]
+    # Of those that arrive at the same time, what was sent first comes first.
+    arrivals = [(_enter(way, 0.0, free), 0.0, number, 0) for number, way in enumerate(ways[:depth])]
     heapq.heapify(arrivals)
-    sent, latest = len(arrivals), 0.0
+    sent, back = len(arrivals), [0.0] * len(ways)
     while arrivals:
-        now, number, stage = heapq.heappop(arrivals)
+        now, _, number, stage = heapq.heappop(arrivals)
         if stage == len(ways[number].stages):
-            latest = max(latest, now)
+            back[number] = now
             if sent < len(ways):
-                heapq.heappush(arrivals, (_enter(ways[sent], now, free), sent, 0))
+                heapq.heappush(arrivals, (_enter(ways[sent], now, free), now, sent, 0))
                 sent += 1
             continue
         ended = _visit(ways[number], stage, now, free)
-        heapq.heappush(arrivals, (_cross(ways[number], stage + 1, ended, free), number, stage + 1))
-    return latest
+        heapq.heappush(arrivals, (_cross(ways[number], stage + 1, ended, free), ended, number, stage + 1))
+    return back[-1]
 
 
 def _enter(way: Way, now: float, free: defaultdict[str, float]) -> float:
