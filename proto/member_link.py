@@ -172,8 +172,6 @@ def exchange(outgoing: Sequence[Outgoing], incoming: Sequence[Incoming]) -> None
         link.expect(into)
     for link, payload in outgoing:
         link.start(payload)
-    for link, _ in incoming:
-        link.pull()
     sends, receives = [out.link for out in outgoing], [into.link for into in incoming]
     while waiting := _waiting(sends, receives):
         _step(waiting)

@@ -130,9 +130,13 @@ ALGORITHMS: dict[str, Algorithm] = {"star": star, "direct": direct, "ring": ring
 
 
 def _added(parts: list[torch.Tensor], out_N: torch.Tensor) -> torch.Tensor:
-    out_N.copy_(parts[0][: len(out_N)])
-    for part_N in parts[1:]:
-        out_N += part_N[: len(out_N)]
+    first_N, second_N, *others = [part_N[: len(out_N)] for part_N in parts]
+    if first_N.dtype == second_N.dtype == torch.float32:
+        torch.add(first_N, second_N, out=out_N)
+    else:
+        out_N.copy_(first_N).add_(second_N)
+    for part_N in others:
+        out_N.add_(part_N)
     return out_N
 
 
