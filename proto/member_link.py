@@ -24,6 +24,9 @@ _HEADER = struct.Struct("<4sQIQd")
 _SIZE = _HEADER.size
 _MARK = b"PLSU"
 _PATIENCE_MS = 1000
+# Waking a processor that sleeps takes 20 to 50 us on the machines at hand, as long as members are apart who compute
+# equal parts: whoever waited no longer than this the last time does not go to sleep before.
+_SPIN_US = 150
 
 
 class MemberError(Exception):
@@ -53,6 +56,7 @@ class MemberLink:
         self._tally = Tally()
         self._sent_head, self._sent_body, self._sent, self._out = bytearray(_SIZE), memoryview(b""), 0, _SIZE
         self._head, self._body, self._received, self._in = bytearray(_SIZE), memoryview(b""), 0, _SIZE
+        self._spin = 0
 
     @property
     def counts(self) -> LinkCounts:
@@ -112,13 +116,15 @@ class MemberLink:
         Raises:
             MemberError: the link ended, or what came is not the message that is due.
         """
-        had = self._in
+        had, begun = self._in, time.perf_counter()
         try:
-            self._in = CALLS.receive(self.fileno(), self._head, self._body, had, patience_ms)
+            self._in = CALLS.receive(self.fileno(), self._head, self._body, had, patience_ms, self._spin)
         except OSError as error:
             raise self._broken(error.strerror or str(error)) from None
         if self._in < 0:
             raise self._broken("it ended the link")
+        if patience_ms:
+            self._spin = _SPIN_US if time.perf_counter() - begun < 2e-6 * _SPIN_US else 0
         if had < _SIZE <= self._in:
             self._check_header()
         if self._in == _SIZE + len(self._body) and CALLS.checksum(self._body) != _HEADER.unpack(self._head)[3]:

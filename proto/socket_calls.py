@@ -27,10 +27,10 @@ class SocketCalls(Protocol):
     def send(self, fd: int, head: Buffer, body: Buffer, done: int, timeout_ms: int) -> int:
         """How many bytes of head and body the kernel has after this, of which it had `done`; raises OSError."""
 
-    def receive(self, fd: int, head: Buffer, body: Buffer, done: int, timeout_ms: int) -> int:
+    def receive(self, fd: int, head: Buffer, body: Buffer, done: int, timeout_ms: int, spin_us: int) -> int:
         """How many bytes of head and body have come; -1 where the other end has ended the stream. Raises OSError.
 
-        Waits as long as something comes at least every `timeout_ms`.
+        Waits as long as something comes at least every `timeout_ms`; looks for `spin_us` before it sleeps.
         """
 
 
@@ -54,8 +54,8 @@ class PythonCalls:
                         break
         return done
 
-    def receive(self, fd: int, head: Buffer, body: Buffer, done: int, timeout_ms: int) -> int:
-        """See `SocketCalls`."""
+    def receive(self, fd: int, head: Buffer, body: Buffer, done: int, timeout_ms: int, spin_us: int) -> int:
+        """See `SocketCalls`; never spins."""
         with _borrowed(fd) as sock:
             while pieces := _rest(head, body, done):
                 try:

@@ -90,9 +90,9 @@ class Group:
         """See `Combine`."""
         if not part_TD.numel():
             return part_TD
-        part_N = part_TD.detach().to("cpu", torch.float32).reshape(-1)
+        part_N = part_TD.to("cpu", torch.float32).view(-1)
         with self._apart():
-            begun, circle = time.perf_counter(), self._opened()
+            begun, circle = time.perf_counter(), self._circle or self._opened()
             algorithm = ALGORITHMS[self._plan.algorithm(circle.wire.nbytes(len(part_N)))]
             sum_N = algorithm(circle, part_N, self._buffers)
             self._count(begun)

@@ -5,6 +5,7 @@
 #include <Python.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <poll.h>
@@ -16,6 +17,8 @@
 #endif
 
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 // What is left of a head and a body after `done` bytes; the number of pieces.
 int rest(iovec* pieces, Py_buffer& head, Py_buffer& body, Py_ssize_t done) {
@@ -96,14 +99,16 @@ PyObject* send(PyObject*, PyObject* args) {
     return PyLong_FromSsize_t(m.done);
 }
 
-// receive(fd, head, body, done, timeout): how much of both is there now; waits for `timeout` milliseconds whenever nothing
-// comes. Less than before (-1): the other end has ended the stream.
+// receive(fd, head, body, done, timeout, spin): how much of both is there now; looks again and again for `spin`
+// microseconds, then waits for `timeout` milliseconds whenever nothing comes. -1: the other end has ended the stream.
 PyObject* receive(PyObject*, PyObject* args) {
     Message m;
-    if (!m.parse(args, "iw*w*ni")) return nullptr;
+    int spin = 0;
+    if (!PyArg_ParseTuple(args, "iw*w*nii", &m.fd, &m.head, &m.body, &m.done, &m.timeout, &spin)) return nullptr;
     int error = 0;
     bool ended = false;
     Py_BEGIN_ALLOW_THREADS;
+    auto until = Clock::now() + std::chrono::microseconds(spin);
     while (m.done < m.total() && !ended) {
         iovec pieces[2];
         msghdr message{};
@@ -117,7 +122,7 @@ PyObject* receive(PyObject*, PyObject* args) {
         } else if (!again(errno)) {
             error = errno;
             break;
-        } else {
+        } else if (spin == 0 || Clock::now() >= until) {
             pollfd wanted{m.fd, POLLIN, 0};
             if (m.timeout == 0 || ::poll(&wanted, 1, m.timeout) == 0) break;
         }
