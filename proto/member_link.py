@@ -118,7 +118,7 @@ class MemberLink:
         """
         had, begun = self._in, time.perf_counter()
         try:
-            self._in = CALLS.receive(self.fileno(), self._head, self._body, had, patience_ms, self._spin)
+            self._in = CALLS.receive(self.fileno(), self._head, self._body, had, (patience_ms, self._spin))
         except OSError as error:
             raise self._broken(error.strerror or str(error)) from None
         if self._in < 0:
@@ -172,11 +172,21 @@ def exchange(outgoing: Sequence[Outgoing], incoming: Sequence[Incoming]) -> None
     Raises:
         MemberError: one of them is gone, or sent something else.
     """
-    begun = time.perf_counter()
+    begin(outgoing, incoming)
+    finish(outgoing, incoming)
+
+
+def begin(outgoing: Sequence[Outgoing], incoming: Sequence[Incoming]) -> None:
+    """Hand over what the kernels take; the rest waits for `finish`, and nothing may be changed until then."""
     for link, into in incoming:
         link.expect(into)
     for link, payload in outgoing:
         link.start(payload)
+
+
+def finish(outgoing: Sequence[Outgoing], incoming: Sequence[Incoming]) -> None:
+    """The rest of an `exchange`; errors as there."""
+    begun = time.perf_counter()
     while sends := [link for link, _ in outgoing if link.sending]:
         _step(sends, [link for link, _ in incoming if link.receiving])
     for link, _ in incoming:
