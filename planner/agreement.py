@@ -40,12 +40,16 @@ def agreement(stage: Stage, fleet: Fleet, dtype: str) -> Agreement:
     """What a stage asks for, and where it does not, what its links make the best."""
     asked, mesh = stage.all_reduce, mesh_of(fleet, stage.nodes)
     reductions = ((0, asked.algorithm),) if asked.algorithm else choose(mesh, SIZES)
-    return Agreement(asked.wire or wire_of(mesh, dtype), reductions, 1 if _slowest(mesh) >= _FAST else _PIECES)
+    return Agreement(asked.wire or wire_of(mesh, dtype), reductions, asked.pieces or _pieces(mesh))
 
 
 def wire_of(mesh: Mesh, dtype: str) -> Wire:
     """The type in which parts travel where nobody asks for one."""
     return Wire.FLOAT32 if dtype == "float32" or _slowest(mesh) >= _FAST else Wire.BFLOAT16
+
+
+def _pieces(mesh: Mesh) -> int:
+    return 1 if _slowest(mesh) >= _FAST else _PIECES
 
 
 def _slowest(mesh: Mesh) -> float:
