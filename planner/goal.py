@@ -7,6 +7,7 @@ from typing import Literal
 
 from potluck.planner.costs import itemsize
 from potluck.planner.fleet import NodeName
+from potluck.planner.software import MEASURED, Software
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Goal:
         context: tokens in the KV when the time per token is predicted.
         prompt: tokens of the prompt whose time to the first token is predicted.
         chunk: most rows of a step; longer prompts are computed in chunks.
+        batch: requests that decode at once when the time per token is predicted.
+        software: what software adds to every step, stage, frame and sum.
         streaming: whether layers that no memory has room for may be read from disk for every step.
     """
 
@@ -40,6 +43,8 @@ class Goal:
     prompt: int = 128
     chunk: int = 512
     streaming: bool = True
+    batch: int = 1
+    software: Software = MEASURED
 
     def __post_init__(self) -> None:
         """Refuse what no plan could meet.
@@ -50,7 +55,7 @@ class Goal:
         itemsize(self.dtype)
         if self.spread not in ("all", "fewest"):
             raise ValueError(f"spread {self.spread!r} is not known; use 'all' or 'fewest'")
-        for name in ("kv_tokens", "rounds", "context", "prompt", "chunk"):
+        for name in ("kv_tokens", "rounds", "context", "prompt", "chunk", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if both := sorted(self.pinned & self.excluded):

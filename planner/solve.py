@@ -29,9 +29,6 @@ __all__ = ["DoesNotFit", "solve"]
 
 # Every subset is tried where there are few nodes; in a larger fleet only those with the most memory.
 _MOST_COMBINED = 10
-# What a stage costs a token beside its compute and its hop: waking a processor, reading and writing a frame
-# (bench/pipeline.py: 0.4 to 0.8 ms).
-_STAGE_SECONDS = 0.5e-3
 
 
 def solve(fleet: Fleet, spec: ModelSpec, goal: Goal) -> Plan:
@@ -59,8 +56,7 @@ def solve(fleet: Fleet, spec: ModelSpec, goal: Goal) -> Plan:
 
 
 def _time_per_token(plan: Plan) -> float:
-    predicted = plan.prediction.time_per_token if plan.prediction else 0.0
-    return predicted + _STAGE_SECONDS * len(plan.routes[0].stages)
+    return plan.prediction.time_per_token if plan.prediction else 0.0
 
 
 def _check_names(fleet: Fleet, goal: Goal) -> None:
