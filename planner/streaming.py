@@ -41,15 +41,20 @@ def rounds_to_try(fleet: Fleet, request: Request, placement: Placement) -> list[
 
 
 def streamed_route(route: Route, fleet: Fleet, request: Request) -> Route:
-    """The route with the layers that do not fit marked as streamed; a window may be cut between both kinds."""
-    resident = {node: _resident(route, fleet, request, node) for node in {stage.node for stage in route.stages}}
-    return replace(route, stages=tuple(piece for stage in route.stages for piece in _cut(stage, resident)))
+    """The route with the layers that do not fit marked as streamed; a window may be cut between both kinds.
+
+    Groups stay as they are.
+    """
+    alone = {stage.node for stage in route.stages if not stage.is_group}
+    resident = {node: _resident(route, fleet, request, node) for node in alone}
+    pieces = (_cut(stage, resident) if not stage.is_group else [stage] for stage in route.stages)
+    return replace(route, stages=tuple(piece for cut in pieces for piece in cut))
 
 
 def _resident(route: Route, fleet: Fleet, request: Request, node: NodeName) -> int:
     """Layers of a node that stay in memory."""
     request = request.on(fleet.node(node))
-    stages = [stage for stage in route.stages if stage.node == node]
+    stages = [stage for stage in route.stages if stage.nodes == (node,)]
     ends = tuple(part for stage in stages for part in stage.parts if part.layer is None)
     layers = sum(len(stage.layers) for stage in stages)
     free = request.free(fleet.node(node), ends)
