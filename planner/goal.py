@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from potluck.planner.costs import itemsize
 from potluck.planner.fleet import NodeName
+from potluck.planner.software import MEASURED, Software
 
 Aim = Literal["latency", "throughput", "balanced"]
 Spread = Literal["best", "all", "fewest"]
@@ -31,6 +32,8 @@ class Goal:
         context: tokens in the KV when the time per token is predicted.
         prompt: tokens of the prompt whose time to the first token is predicted.
         chunk: most rows of a step; longer prompts are computed in chunks.
+        batch: requests that decode at once when the time per token is predicted.
+        software: what software adds to every step, stage, frame and sum.
         streaming: whether layers that no memory has room for may be read from disk for every step.
         aim: `latency` is the time per token of one user who has the fleet to himself; `throughput` the time between
             tokens with a step in flight for every node; `balanced` the sum of both.
@@ -53,6 +56,8 @@ class Goal:
     aim: Aim = "latency"
     solver: Solver = "exact"
     shares: Mapping[NodeName, float] = field(default_factory=dict)
+    batch: int = 1
+    software: Software = MEASURED
 
     def __post_init__(self) -> None:
         """Refuse what no plan could meet.
@@ -66,7 +71,7 @@ class Goal:
             if getattr(self, name) not in get_args(known):
                 listed = ", ".join(repr(one) for one in get_args(known))
                 raise ValueError(f"{name} {getattr(self, name)!r} is not known; use one of {listed}")
-        for name in ("kv_tokens", "rounds", "context", "prompt", "chunk"):
+        for name in ("kv_tokens", "rounds", "context", "prompt", "chunk", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if both := sorted(self.pinned & self.excluded):

@@ -14,7 +14,7 @@ underestimated, and what comes out is a bound.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import permutations
+from itertools import permutations, product
 
 from potluck.planner.programme import Terms, total
 from potluck.planner.ring_programme import RingProgramme
@@ -24,16 +24,16 @@ Pair = tuple[int, int]
 
 def cheapest_hops(ring: RingProgramme) -> Terms:
     """Seconds that the hops take at least."""
-    programme, columns, hops, rounds = ring.programme, ring.columns, ring.problem.hops, ring.rounds
+    programme, hops, rounds = ring.programme, ring.problem.hops, ring.rounds
     terms: list[Terms] = [_engine_hops(ring)]
-    for number, one in enumerate(columns):
+    for number, one in enumerate(ring.columns):
         least = hops.cheapest[number]
-        entry, leaving = programme.column(), programme.column()
-        programme.at_most(0.0, {one.first: 1.0, one.embedding: -1.0, entry: -1.0})
-        programme.at_most(0.0, {one.head: 1.0, one.last: -1.0, leaving: -1.0})
-        terms.append({one.used: rounds * least, one.first: -least, entry: least, leaving: least})
-        # Whoever comes first may be there already.
-        ring.waits.append({one.used: least, one.first: -least})
+        entered, left = programme.column(1.0), programme.column(1.0)
+        for joined, ends in ((entered, (one.first, one.embedding)), (left, (one.last, one.head))):
+            for end in ends:
+                programme.at_most(0.0, {joined: 1.0, end: -1.0})
+        ring.joined.append((entered, left))
+        terms.append({one.used: rounds * least, entered: -least, one.head: least, left: -least})
     return total(*terms)
 
 
@@ -44,13 +44,15 @@ def exact_hops(ring: RingProgramme) -> Terms:
     follows, closes = ({pair: programme.binary() for pair in pairs} for _ in range(2))
     _ring(ring, follows, closes)
     _one_ring(ring, follows, closes)
-    ring.waits += [{follows[pair]: seconds, closes[pair]: -seconds} for pair, seconds in pairs.items()]
+    ring.waits += [{follows[pair]: hops.wire(*pair), closes[pair]: -hops.wire(*pair)} for pair in pairs]
     terms: dict[int, float] = {}
     for pair, seconds in pairs.items():
         terms |= {follows[pair]: ring.rounds * seconds, closes[pair]: -seconds}
-    entry = _way(ring, [one.embedding for one in ring.columns], [one.first for one in ring.columns])
-    leaving = _way(ring, [one.last for one in ring.columns], [one.head for one in ring.columns])
-    return total(terms, entry, leaving, _engine_hops(ring))
+    entry = _sent(ring, [one.embedding for one in ring.columns], [one.first for one in ring.columns])
+    leaving = _sent(ring, [one.last for one in ring.columns], [one.head for one in ring.columns])
+    ring.joined += [(entry[number, number], leaving[number, number]) for number in range(len(ring.columns))]
+    ways = [{column: hops.between(*pair) for pair, column in sent.items()} for sent in (entry, leaving)]
+    return total(terms, *ways, _engine_hops(ring))
 
 
 def _engine_hops(ring: RingProgramme) -> Terms:
@@ -81,13 +83,13 @@ def _one_ring(ring: RingProgramme, follows: Mapping[Pair, int], closes: Mapping[
         programme.at_most(count - 1.0, rises, pair)
 
 
-def _way(ring: RingProgramme, sources: Sequence[int], targets: Sequence[int]) -> Terms:
-    """Seconds from whichever of some places is chosen to whichever of others: a transport of one unit."""
+def _sent(ring: RingProgramme, sources: Sequence[int], targets: Sequence[int]) -> dict[Pair, int]:
+    """From whichever of some places is chosen to whichever of others: a transport of one unit."""
     programme, hops = ring.programme, ring.problem.hops
     numbers = range(len(ring.columns))
-    sent = {(source, target): programme.column() for source in numbers for target in numbers}
+    sent = {(source, target): programme.column(1.0) for source, target in product(numbers, repeat=2)}
     for number in numbers:
         programme.equal(0.0, {sent[number, target]: 1.0 for target in numbers}, {sources[number]: -1.0})
         programme.equal(0.0, {sent[source, number]: 1.0 for source in numbers}, {targets[number]: -1.0})
-    ring.waits += [{column: hops.between(*pair)} for pair, column in sent.items()]
-    return {column: hops.between(*pair) for pair, column in sent.items()}
+    ring.waits += [{column: hops.wire(*pair)} for pair, column in sent.items()]
+    return sent

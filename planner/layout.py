@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from potluck.models.spec import ModelSpec, Part
@@ -25,6 +25,8 @@ class Layout:
         order: those with layers, in the order of the ring.
         counts: how many layers each of them has, cut into a window per round.
         embedding, head: where these are; they need not be in the ring.
+        rounds: how often a token comes round.
+        kept: how many layers stay in memory, of those places that stream the others.
     """
 
     order: tuple[int, ...]
@@ -32,6 +34,7 @@ class Layout:
     embedding: int
     head: int
     rounds: int = 1
+    kept: Mapping[int, int] = field(default_factory=dict)
 
     def ends(self, place: int) -> Ends:
         """What a place has beside layers."""

@@ -94,7 +94,7 @@ class Places:
 
     def __init__(self, fleet: Fleet, request: Request) -> None:
         self._fleet, self._request = fleet, request
-        self._setting = Setting(fleet, request.spec, request.goal.dtype)
+        self._setting = Setting(fleet, request.spec, request.goal.dtype, request.goal.software)
         self._layers = tuple(distinct_layers(request.spec))
         self._seconds: dict[Device, tuple[float, float, float]] = {}
         self._kinds = cache(self._kind)

@@ -10,6 +10,7 @@ from potluck.models.spec import Part, PartKind
 from potluck.planner.all_reduce import AllReduce
 from potluck.planner.evidence import Alternative, Proof
 from potluck.planner.fleet import NodeName
+from potluck.planner.prediction import Prediction
 from potluck.planner.share import WHOLE, Residency, Share
 
 __all__ = ["WHOLE", "Plan", "Prediction", "Purpose", "Residency", "Route", "Share", "Stage"]
@@ -94,16 +95,6 @@ class Route:
 
     stages: tuple[Stage, ...]
     purpose: Purpose = Purpose.SERVE
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What the planner expects: seconds to the first token and per token, bytes of weights and KV per node."""
-
-    time_to_first_token: float
-    time_per_token: float
-    weight_bytes: Mapping[NodeName, int]
-    kv_bytes: Mapping[NodeName, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from potluck.planner.offers import Request
 from potluck.planner.places import Place
 from potluck.planner.plan import Plan
 from potluck.planner.predict import predict
-from potluck.planner.streaming import streamed_route
+from potluck.planner.streaming import cut_route
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,11 @@ class Problem:
     def found(self, layout: Layout) -> Found:
         """A layout as a plan with its prediction."""
         spec, goal = self.request.spec, self.request.goal
-        route = streamed_route(route_of(layout, self.places, spec), self.fleet, self.request)
+        kept = {self.places[number].name: count for number, count in layout.kept.items()}
+        route = cut_route(route_of(layout, self.places, spec), kept)
         plan = Plan(goal.model or spec.name, goal.dtype, (route,), goal.kv_tokens)
-        plan = replace(plan, prediction=predict(plan, self.fleet, spec, goal))
-        return Found(plan, objective(plan, self.fleet, spec, goal), self, layout)
+        prediction = predict(plan, self.fleet, spec, goal)
+        return Found(replace(plan, prediction=prediction), objective(prediction, goal), self, layout)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from itertools import combinations
 from potluck.planner.fit import refusal
 from potluck.planner.fleet import Fleet, Node
 from potluck.planner.goal import Goal
-from potluck.planner.hops import STAGE_SECONDS
 from potluck.planner.offers import Request
 from potluck.planner.placements import Placement, Placements
 from potluck.planner.plan import Plan
@@ -51,8 +50,7 @@ def solve_in_proportion(fleet: Fleet, request: Request) -> Plan:
 
 
 def _time_per_token(plan: Plan) -> float:
-    predicted = plan.prediction.time_per_token if plan.prediction else 0.0
-    return predicted + STAGE_SECONDS * len(plan.routes[0].stages)
+    return plan.prediction.time_per_token if plan.prediction else 0.0
 
 
 def _sets(nodes: Sequence[Node], goal: Goal) -> Iterator[list[tuple[Node, ...]]]:

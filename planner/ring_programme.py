@@ -56,7 +56,9 @@ class RingProgramme:
         self._scale, self._limit = _SCALE / limit, limit
         self.programme = Programme()
         self.waits: list[Terms] = []
-        """Seconds of every hop: with a step in flight for every node, the next must wait for it."""
+        """Seconds that links are taken for: with a step in flight for every node, the next must wait for each."""
+        self.joined: list[tuple[int, int]] = []
+        """Columns that say of each place whether it begins with the embedding, and whether it ends with the head."""
         self.columns = [self._columns(place) for place in problem.places]
         for place, columns in zip(problem.places, self.columns, strict=True):
             self._hold(place, columns)
@@ -72,7 +74,8 @@ class RingProgramme:
                 reading = place.holders[0].layer_weights / place.disk * self._scale
                 self.programme.at_most(0.0, {columns.away: reading, cycle: -1.0})
         self._share(serial, busy)
-        self._follow(busy, cycle, next_)
+        if self.problem.request.goal.aim != "latency":
+            self._follow(busy, serial, (cycle, next_))
         self._minimise(serial, cycle, next_)
 
     def seconds(self, cost: float) -> float:
@@ -171,13 +174,32 @@ class RingProgramme:
             if place.share < 1.0:
                 self.programme.at_most(0.0, scaled(own, self._scale), scaled(serial, -place.share * self._scale))
 
-    def _follow(self, busy: list[Terms], cycle: int, next_: int) -> None:
-        """How soon a token can follow another: when its slowest place is done, or where one streams, a whole cycle."""
+    def _follow(self, busy: list[Terms], serial: Terms, columns: tuple[int, int]) -> None:
+        """How soon a token can follow another: where one streams, when that is there; else one for every node that
+        takes part is on its way, and none can pass another in a place or on a link."""
+        cycle, next_ = columns
         if self.rounds > 1:
             self.programme.at_most(0.0, {cycle: 1.0, next_: -1.0})
             return
-        for own in (*busy, *self.waits) if self.problem.request.goal.aim != "latency" else ():
+        for own in (*map(total, busy, self._visits()), *self.waits):
             self.programme.at_most(0.0, scaled(own, self._scale), {next_: -1.0})
+        parts = [self._if_present(one, next_) for one in self.columns]
+        self.programme.at_most(0.0, scaled(serial, self._scale), dict.fromkeys(parts, -1.0))
+
+    def _visits(self) -> list[Terms]:
+        """Seconds of software for the stages of every place."""
+        seconds = self.problem.request.goal.software.stage
+        return [
+            scaled({one.used: 1.0, one.embedding: 1.0, one.head: 1.0, entered: -1.0, left: -1.0}, seconds)
+            for one, (entered, left) in zip(self.columns, self.joined, strict=True)
+        ]
+
+    def _if_present(self, one: Columns, column: int) -> int:
+        """A column that may be as large as another where a place has something, and is 0 where it has nothing."""
+        programme, part = self.programme, self.programme.column()
+        programme.at_most(0.0, {part: 1.0, column: -1.0})
+        programme.at_most(0.0, {part: 1.0}, dict.fromkeys((one.used, one.embedding, one.head), -2 * _SCALE))
+        return part
 
     def _minimise(self, serial: Terms, cycle: int, next_: int) -> None:
         aim = self.problem.request.goal.aim

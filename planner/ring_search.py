@@ -8,6 +8,7 @@ gap. In larger fleets it is solved over the places found and the quickest others
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 
 from potluck.planner.hop_terms import cheapest_hops, exact_hops
@@ -16,6 +17,7 @@ from potluck.planner.problem import Found, Problem, Search
 from potluck.planner.programme import Answer, Terms
 from potluck.planner.ring_programme import RingProgramme
 from potluck.planner.smoothing import smoothed
+from potluck.planner.streaming import kept_beside
 from potluck.planner.tour import MOST_EXACT, Tour
 
 _CLOSE = 1 + 1e-6
@@ -62,8 +64,20 @@ def _found(ring: RingProgramme, answer: Answer) -> Found:
         for end in ("embedding", "head")
     )
     order = Tour(ring.problem.hops, embedding, head, ring.rounds).best(list(counts))
-    layout = Layout(order, counts, embedding, head, ring.rounds)
-    return ring.problem.found(smoothed(layout, ring.problem))
+    layout = smoothed(Layout(order, counts, embedding, head, ring.rounds), ring.problem)
+    return ring.problem.found(replace(layout, kept=_kept(layout, ring.problem)))
+
+
+def _kept(layout: Layout, problem: Problem) -> dict[int, int]:
+    """How many layers stay in the places that stream: as many as leave room for two windows."""
+    kept: dict[int, int] = {}
+    for number, count in layout.counts.items():
+        place, ends = problem.places[number], layout.ends(number)
+        if count > place.room(ends):
+            holder = place.holders[0]
+            free = holder.free - holder.ends[ends] - count * holder.layer_kv
+            kept[number] = min(count - 1, kept_beside(-(-count // layout.rounds), free, holder.layer_weights))
+    return kept
 
 
 def _promising(found: Found) -> list[int]:

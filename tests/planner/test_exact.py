@@ -10,11 +10,13 @@ from potluck.planner.costs import Pass, kv_bytes_per_token, layer_parts, seconds
 from potluck.planner.executable import executable_stages
 from potluck.planner.fleet import Device, Fleet, Link, Node
 from potluck.planner.goal import Goal
-from potluck.planner.hops import STAGE_SECONDS
 from potluck.planner.memory import NODE_OVERHEAD
-from potluck.planner.objective import objective
 from potluck.planner.offers import ENDS
+from potluck.planner.plan import Plan, Route, Share, Stage
+from potluck.planner.predict import predict
+from potluck.planner.ring import joined, ring_windows
 from potluck.planner.solve import DoesNotFit, solve
+from potluck.planner.streaming import cut_route
 from potluck.planner.validate import validate
 
 MIB = 2**20
@@ -26,84 +28,96 @@ SEQUENTIAL = ("single node", "pipeline", "ring")
 
 
 class Brute:
-    """Every plan of one place per stage, by arithmetic of its own.
+    """Every plan of one place per stage, by arithmetic of its own; what streams, as `predict` says.
 
     The family: the layers go to an ordered set of nodes in k rounds, every node at least k; embedding and head are on
-    any nodes. Where k > 1, or one node has all layers, layers may be streamed through room for two windows.
+    any nodes. Where k > 1, what does not fit is streamed through room for two windows; where one node has all layers,
+    any number of them may be.
     """
 
     def __init__(self, fleet, spec, goal):
         self.fleet, self.spec, self.goal = fleet, spec, goal
-        self.row = spec.hidden * 4
-        self.layers = len(spec.layers)
-        work = Pass(1, 1, goal.context)
-        parts = list(spec.parts())
-        self.nodes = {node.name: node for node in fleet.nodes}
-
-        def taken(node, some):
-            return seconds(spec, some, work, (node.device, goal.dtype))
-
-        self.layer = {name: taken(node, layer_parts([0])) for name, node in self.nodes.items()}
-        self.embedding = {name: taken(node, parts[:1]) for name, node in self.nodes.items()}
-        self.head = {name: taken(node, parts[-1:]) for name, node in self.nodes.items()}
+        self.layers, self.nodes = len(spec.layers), {node.name: node for node in fleet.nodes}
+        self.layer, self.embedding, self.head = (self.taken(parts) for parts in (layer_parts([0]), ENDS[:1], ENDS[1:]))
         self.kv = goal.kv_tokens * kv_bytes_per_token(spec, goal.dtype)
-        self.hop = {
-            (a, b): 0.0 if a == b else fleet.link(a, b).latency + self.row / fleet.link(a, b).bandwidth + STAGE_SECONDS
-            for a, b in product(self.nodes, repeat=2)
+        row, soft = spec.hidden * 4, goal.software
+        self.hop = {(name, name): 0.0 for name in self.nodes}
+        for a, b in permutations(self.nodes, 2):
+            self.hop[a, b] = fleet.link(a, b).latency + row / fleet.link(a, b).bandwidth + soft.frame + soft.stage
+        self.steady = soft.step + 2 * soft.frame + soft.stage
+        self.best, self.bytes = inf, {}
+
+    def taken(self, parts):
+        work = Pass(1, 1, self.goal.context)
+        return {
+            name: seconds(self.spec, parts, work, (node.device, self.goal.dtype)) for name, node in self.nodes.items()
         }
 
-    def best(self):
+    def least(self):
         """The least seconds; infinite where nothing fits."""
-        best = inf
         for count in range(1, len(self.nodes) + 1):
             for ring in combinations(self.nodes, count):
                 for rounds in range(1, 2 if count == 1 else self.layers // count + 1):
-                    best = min(best, self.over(ring, rounds))
-        return best
+                    self.over(ring, rounds)
+        return self.best
 
     def over(self, ring, rounds):
-        hops = {}
-        for order in permutations(ring):
-            way = rounds * sum(self.hop[pair] for pair in pairwise(order))
-            way += (rounds - 1) * self.hop[order[-1], order[0]]
-            key = order[0], order[-1]
-            hops[key] = min(hops.get(key, inf), way)
-        return min(
-            (
-                self.total(dict(zip(ring, counts, strict=True)), rounds, ends, hops)
-                for counts in splits(self.layers, len(ring), rounds)
-                for ends in product(self.nodes, repeat=2)
-            ),
-            default=inf,
-        )
+        ways = [(self.way(order, rounds), order) for order in permutations(ring)]
+        for counts in splits(self.layers, len(ring), rounds):
+            for start, head in product(self.nodes, repeat=2):
+                self.try_(dict(zip(ring, counts, strict=True)), rounds, (start, head), ways)
 
-    def total(self, counts, rounds, ends, hops):
+    def way(self, order, rounds):
+        return rounds * sum(self.hop[pair] for pair in pairwise(order)) + (rounds - 1) * self.hop[order[-1], order[0]]
+
+    def try_(self, counts, rounds, ends, ways):
         start, head = ends
-        reading, busy = 0.0, self.embedding[start] + self.head[head]
-        for name in {*counts, start, head}:
-            away = self.away(name, counts.get(name, 0), rounds if len(counts) > 1 else 0, ends)
-            if away is None:
-                return inf
-            if away:
-                reading = max(reading, away / self.nodes[name].disk_bandwidth)
-            busy += counts.get(name, 0) * self.layer[name]
-        way = min(cost + self.hop[start, a] + self.hop[b, head] for (a, b), cost in hops.items())
-        engine = self.fleet.link(self.fleet.engine, start).latency + self.fleet.link(head, self.fleet.engine).latency
-        return max(busy + way + engine, reading)
+        kept = {}
+        for name in {*counts, *ends}:
+            most = self.most_kept(name, counts.get(name, 0), rounds if len(counts) > 1 else 0, ends)
+            if most is None:
+                return
+            if most < counts.get(name, 0):
+                kept[name] = most
+        busy = self.embedding[start] + self.head[head] + sum(self.layer[name] * counts[name] for name in counts)
+        busy += self.steady + self.fleet.link(self.fleet.engine, start).latency
+        busy += self.fleet.link(head, self.fleet.engine).latency
+        hops = [(way + self.hop[start, order[0]] + self.hop[order[-1], head], order) for way, order in ways]
+        if not kept:
+            self.best = min(self.best, busy + min(hops)[0])
+            return
+        for some in [kept] if rounds > 1 else [{name: less} for name in kept for less in range(kept[name] + 1)]:
+            for hop, order in hops:
+                if max(busy + hop, self.reading(counts, some)) < self.best:
+                    self.best = min(self.best, self.predicted(counts, rounds, ends, (order, some)))
 
-    def away(self, name, count, rounds, ends):
-        """Bytes that a node reads for a token; None where it does not fit. No rounds: one node has all layers."""
-        node, spec, dtype = self.nodes[name], self.spec, self.goal.dtype
-        kind = node.device.kind
+    def reading(self, counts, kept):
+        return max((counts[name] - kept[name]) * self.weights(name) / self.nodes[name].disk_bandwidth for name in kept)
+
+    def weights(self, name, parts=None):
+        key = name, tuple(layer_parts([0]) if parts is None else parts)
+        if key not in self.bytes:
+            self.bytes[key] = weight_bytes(self.spec, key[1], self.goal.dtype, self.nodes[name].device.kind)
+        return self.bytes[key]
+
+    def most_kept(self, name, count, rounds, ends):
+        """Layers that stay in memory; None where it does not fit. No rounds: one node has all layers."""
+        node = self.nodes[name]
         parts = [part for part, end in zip(ENDS, ends, strict=True) if end == name]
-        weights = weight_bytes(spec, layer_parts([0]), dtype, kind)
-        free = node.device.memory - NODE_OVERHEAD - weight_bytes(spec, parts, dtype, kind) - count * self.kv
-        if free >= count * weights:
-            return 0
-        window = 1 if not rounds else -(-count // rounds)
-        kept = free // weights - 2 * window
-        streams = node.disk_bandwidth and rounds != 1 and kind != "metal"
-        return (count - kept) * weights if count and streams and kept >= 0 else None
+        free = node.device.memory - NODE_OVERHEAD - self.weights(name, parts) - count * self.kv
+        if free >= count * self.weights(name):
+            return count
+        kept = free // self.weights(name) - 2 * (-(-count // rounds) if rounds else 1)
+        streams = node.disk_bandwidth and rounds != 1 and node.device.kind != "metal"
+        return min(kept, count - 1) if count and streams and kept >= 0 else None
+
+    def predicted(self, counts, rounds, ends, streaming):
+        order, kept = streaming
+        windows = [(window.node, layer_parts(window.layers)) for window in ring_windows(order, counts, rounds)]
+        stages = joined([(ends[0], ENDS[:1]), *windows, (ends[1], ENDS[1:])])
+        route = cut_route(Route(tuple(Stage(parts, (Share(name),)) for name, parts in stages)), kept)
+        plan = Plan("tiny", self.goal.dtype, (route,), self.goal.kv_tokens)
+        return predict(plan, self.fleet, self.spec, self.goal).time_per_token
 
 
 def splits(layers, count, least):
@@ -151,7 +165,7 @@ def sequential(plan):
 def test_the_cost_is_that_of_brute_force(homes, part):
     for seed in range(part, INSTANCES, 10):
         fleet, spec, goal = instance(homes, seed)
-        best = Brute(fleet, spec, goal).best()
+        best = Brute(fleet, spec, goal).least()
         try:
             plan = solve(fleet, spec, goal)
         except DoesNotFit as error:
@@ -159,5 +173,5 @@ def test_the_cost_is_that_of_brute_force(homes, part):
             continue
         validate(plan, fleet, spec)
         executable_stages(plan)
-        assert objective(plan, fleet, spec, goal) == pytest.approx(plan.proof.seconds)
+        assert plan.prediction.time_per_token == pytest.approx(plan.proof.seconds)
         assert sequential(plan) == pytest.approx(best, rel=1e-5), f"instance {seed}"
