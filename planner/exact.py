@@ -19,7 +19,7 @@ from potluck.planner.strategy_ring import pipeline, streamed_ring
 from potluck.planner.strategy_single import single
 from potluck.planner.tour import MOST_EXACT
 
-STRATEGIES: Mapping[str, Strategy] = {"single node": single, "pipeline": pipeline, "ring": streamed_ring}
+STRATEGIES: Mapping[str, Strategy] = {"pipeline": pipeline, "single node": single, "ring": streamed_ring}
 
 
 def solve_exactly(fleet: Fleet, request: Request) -> Plan:
