@@ -12,7 +12,7 @@ from itertools import product
 from math import inf
 
 from potluck.planner.layout import Layout
-from potluck.planner.problem import Found, Problem, Search
+from potluck.planner.problem import Problem, Search
 from potluck.planner.streaming import kept_beside
 from potluck.planner.tour import MOST_EXACT
 
