@@ -29,6 +29,8 @@ from potluck.proto.shaper import Shape
 
 _CONTEXT = 8192
 _KV_TOKENS = 16384
+# Tokens of the prompt and the answer that are predicted for; the time per token is that at the answer's middle.
+_PROMPT, _ANSWER = 128, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Wish:
     wire: Wire = "tcp"
     quantize: str = "none"
     streaming: bool = True
+    prompt: int | None = None
 
 
 def context_of(spec: ModelSpec, wish: Wish) -> int:
@@ -100,8 +103,15 @@ def auto_dtype(spec: ModelSpec) -> str:
 
 
 def goal_of(spec: ModelSpec, name: str, wish: Wish) -> Goal:
-    """What the planner plans for."""
+    """What the planner plans for.
+
+    Raises:
+        ValueError: the prompt leaves no room for an answer, or see `context_of`.
+    """
     context = context_of(spec, wish)
+    prompt = wish.prompt or min(_PROMPT, context // 2)
+    if prompt >= context:
+        raise ValueError(f"--prompt {prompt} leaves no room for an answer in a context of {context} tokens")
     return Goal(
         dtype=_dtype(spec, wish),
         kv_tokens=wish.kv_tokens or min(4 * context, max(context, _KV_TOKENS)),
@@ -111,6 +121,8 @@ def goal_of(spec: ModelSpec, name: str, wish: Wish) -> Goal:
         model=name,
         chunk=wish.max_rows,
         streaming=wish.streaming,
+        prompt=prompt,
+        context=min(context, prompt + _ANSWER // 2),
     )
 
 
