@@ -68,13 +68,13 @@ class Layer:
         """The layer's output for the packed rows, float32 in and out; writes their keys and values."""
         spec, weights = self._spec, self._weights
         normed = self._normed(x_TD, weights.attention_norm, weights.qkv)
-        attended = self._operations.sum(weights.output(self._attention(normed, batch)))
+        attended = self._operations.summed(weights.output, self._attention(normed, batch))
         if weights.attention_post_norm is not None:
             attended = self._operations.norm(attended, weights.attention_post_norm, spec.norm_eps, torch.float32)
         # The first sum is fresh memory, because x may be the caller's; the second may then go on top.
         x_TD = x_TD + attended
         gate_up = weights.gate_up(self._normed(x_TD, weights.ffn_norm, weights.gate_up))
-        out_TD = self._operations.sum(weights.down(self._operations.gate(gate_up, spec.activation)))
+        out_TD = self._operations.summed(weights.down, self._operations.gate(gate_up, spec.activation))
         if weights.ffn_post_norm is not None:
             out_TD = self._operations.norm(out_TD, weights.ffn_post_norm, spec.norm_eps, torch.float32)
         return x_TD.add_(out_TD)

@@ -16,6 +16,7 @@ from potluck.kernels.attention_inputs import HeadNorm, place_qkv
 from potluck.kernels.attention_plan import Paging, Span, plan_attention
 from potluck.kernels.gated import Activation, gated
 from potluck.kernels.rms_norm import rms_norm
+from potluck.worker.residence import Product
 
 Kernels = Literal["cpu", "gpu"]
 Rotary = tuple[torch.Tensor, torch.Tensor]
@@ -36,6 +37,7 @@ class Operations:
         reads_unwritten: whether `attend` reads slots that nobody wrote, to give them no weight: old content, which may
             be NaN, must be wiped before.
         sum: what attention or FFN gave -> that of all members of the window's group; a node alone has it already.
+        summed: (product, x) -> the same of a product's result.
     """
 
     norm: Callable[[torch.Tensor, torch.Tensor, float, torch.dtype], torch.Tensor]
@@ -45,6 +47,7 @@ class Operations:
     attend: Callable[[torch.Tensor, torch.Tensor, Plan, float], torch.Tensor]
     reads_unwritten: bool
     sum: Callable[[torch.Tensor], torch.Tensor] = lambda part_TD: part_TD
+    summed: Callable[[Product, torch.Tensor], torch.Tensor] = lambda product, x_TI: product(x_TI)
 
 
 CPU = Operations(rms_norm, gated, place_qkv, plan_attention, paged_attention, reads_unwritten=True)
