@@ -1,0 +1,64 @@
+"""The exact solver: the best plan of every strategy, the best of those, and what is proved about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import inf
+
+from potluck.planner.evidence import Alternative, Proof
+from potluck.planner.exact_reasons import exact_reasons
+from potluck.planner.fit import refusal
+from potluck.planner.fleet import Fleet
+from potluck.planner.offers import Request
+from potluck.planner.places import Places
+from potluck.planner.plan import Plan
+from potluck.planner.problem import Problem, Search
+from potluck.planner.strategy import Strategy
+from potluck.planner.strategy_ring import pipeline, streamed_ring
+from potluck.planner.strategy_single import single
+from potluck.planner.tour import MOST_EXACT
+
+STRATEGIES: Mapping[str, Strategy] = {"single node": single, "pipeline": pipeline, "ring": streamed_ring}
+
+
+def solve_exactly(fleet: Fleet, request: Request) -> Plan:
+    """The plan that costs least (`objective`).
+
+    Raises:
+        DoesNotFit: the nodes cannot hold the model with its KV; the message says what is missing.
+    """
+    nodes = [node for node in fleet.nodes if node.name not in request.goal.excluded]
+    places = Places(fleet, request)
+    problem = Problem.over(fleet, request, [places.node(node) for node in nodes])
+    found: dict[str, Search] = {}
+    for name, strategy in STRATEGIES.items():
+        limit = min((_seconds(one) for one in found.values()), default=inf)
+        found[name] = strategy(problem, limit)
+    ranked = sorted(found.items(), key=lambda one: _seconds(one[1]))
+    (name, search), others = ranked[0], ranked[1:]
+    if search.best is None:
+        raise refusal(nodes, request)
+    bound = min(search.best.seconds, *(one.bound for one in found.values()))
+    return replace(
+        search.best.plan,
+        reasons=exact_reasons(search.best, fleet),
+        proof=Proof(name, _method(problem), search.best.seconds, bound),
+        alternatives=tuple(_alternatives(others)),
+    )
+
+
+def _alternatives(others: Sequence[tuple[str, Search]]) -> Iterator[Alternative]:
+    for name, search in others:
+        if search.best:
+            yield Alternative(name, search.best.seconds, search.best.plan.nodes)
+
+
+def _method(problem: Problem) -> str:
+    if len(problem.places) <= MOST_EXACT:
+        return "mixed-integer programme with exact hops"
+    return f"mixed-integer programme with each node's cheapest hop, then with exact hops over {MOST_EXACT} nodes"
+
+
+def _seconds(search: Search) -> float:
+    return search.best.seconds if search.best else inf
