@@ -11,6 +11,7 @@ from potluck.planner.goal import Goal
 from potluck.planner.memory import NodeBytes, node_bytes
 from potluck.planner.plan import Plan, Prediction, Stage
 from potluck.planner.predict import predict
+from potluck.planner.prediction import Breakdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +31,16 @@ class Answer:
         return self.plan.routes[0].stages
 
     @property
+    def decode(self) -> Breakdown:
+        """What the time per token is made of."""
+        if self.prediction.decode is None:
+            raise ValueError("a prediction that a file had does not say what its times are made of; make a new one")
+        return self.prediction.decode
+
+    @property
     def sizes(self) -> Mapping[NodeName, NodeBytes]:
         """Bytes on every node that holds something."""
         return node_bytes(self.plan, self.spec, self.fleet.kinds)
-
-    @property
-    def reading_seconds(self) -> dict[NodeName, float]:
-        """Seconds per token that each node's disk reads streamed layers for, where both are known."""
-        disks = {node.name: node.disk_bandwidth for node in self.fleet.nodes}
-        return {node: size.streamed / disks[node] for node, size in self.sizes.items() if size.streamed and disks[node]}
 
     @property
     def parameters(self) -> int:
@@ -48,6 +50,6 @@ class Answer:
 
 
 def answer_of(plan: Plan, fleet: Fleet, spec: ModelSpec, goal: Goal, origin: str = "") -> Answer:
-    """A plan explained: with the prediction it carries, or else one made now."""
-    prediction = plan.prediction or predict(plan, fleet, spec, goal)
+    """A plan explained, with a prediction for this fleet and goal, whatever it was made for."""
+    prediction = predict(plan, fleet, spec, goal)
     return Answer(replace(plan, prediction=prediction), prediction, fleet, spec, goal, origin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,6 +58,8 @@ def serve(
     grace: flags.Grace = 30.0,
     fewest: flags.Fewest = False,
     streaming: flags.Streaming = True,
+    spread: flags.Spread = flags.SpreadName.ALL,
+    share: flags.Share = None,
     without: flags.Without = None,
     threads: flags.Threads = 0,
     local: flags.Local = False,
@@ -78,6 +81,7 @@ def serve(
     wish = Wish(
         *(dtype, rounds, context, kv_tokens, fewest, out, max_rows, step_seconds, wire.value, quantize, streaming)
     )
+    wish = replace(wish, spread=spread.value, share=tuple(share or ()))
     prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
     hosts = (*default_hosts(host), *(allowed_host or ()))
     options = ApiOptions(
@@ -104,6 +108,8 @@ def run(
     context: flags.Context = None,
     fewest: flags.Fewest = False,
     streaming: flags.Streaming = True,
+    spread: flags.Spread = flags.SpreadName.ALL,
+    share: flags.Share = None,
     without: flags.Without = None,
     threads: flags.Threads = 0,
     local: flags.Local = False,
@@ -118,6 +124,7 @@ def run(
     text = sys.stdin.read() if prompt == "-" else prompt
     out = tuple(without or ())
     wish = Wish(dtype, rounds, context, None, fewest, out, quantize=quantize, streaming=streaming)
+    wish = replace(wish, spread=spread.value, share=tuple(share or ()))
     prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
     raise typer.Exit(run(prepared.with_template(chat_template), Ask(text, max_tokens, temperature, seed, raw), as_json))
 
@@ -131,6 +138,7 @@ def plan(
     remove: flags.Remove = None,
     link: flags.LinkKind = None,
     prompt: flags.Prompt = None,
+    batch: flags.Batch = 1,
     save: Annotated[Path | None, typer.Option(help="Write the plan to this YAML file, to edit and give back.")] = None,
     plan_file: flags.PlanFile = None,
     dtype: flags.ComputeType = flags.DType.AUTO,
@@ -140,6 +148,9 @@ def plan(
     kv_tokens: flags.KvTokens = None,
     fewest: flags.Fewest = False,
     streaming: flags.Streaming = True,
+    spread: flags.Spread = flags.SpreadName.BEST,
+    share: flags.Share = None,
+    solver: flags.Solver = flags.SolverName.EXACT,
     without: flags.Without = None,
     threads: flags.Threads = 0,
     local: flags.Local = False,
@@ -160,6 +171,7 @@ def plan(
     where = Where(fleet, address, local, _cache(cache), offline, threads)
     out = tuple(without or ())
     wish = Wish(dtype, rounds, context, kv_tokens, fewest, out, quantize=quantize, streaming=streaming, prompt=prompt)
+    wish = replace(wish, batch=batch, spread=spread.value, share=tuple(share or ()), solver=solver.value)
     changes = Changes(tuple(add or ()), tuple(remove or ()), tuple(link or ()))
     described = describing(model, where.cache, offline)
     show_plan(described, where, wish, changes, Output(plan_file, save, html, as_json))
@@ -275,7 +287,8 @@ def _next(command: str, *left_out: str) -> str:
 
 def _after_plan(can_serve: bool, html: Path | None, save: Path | None) -> str:
     if can_serve:
-        return _next("serve", "--save", "--html", "--prompt") + (f" --plan {save}" if save else "")
+        command = _next("serve", "--save", "--html", "--prompt", "--batch", "--solver")
+        return f"{command} --plan {save}" if save else command if "--spread" in command else f"{command} --spread best"
     if html is None:
         return f"{_next('plan')} --html plan.html"
     return f"open {html}; docs/fleet-file.md says how to keep such a fleet in a file"

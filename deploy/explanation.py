@@ -14,12 +14,21 @@ from rich.text import Text
 from potluck.deploy.answer import Answer
 from potluck.deploy.holdings import share_text
 from potluck.deploy.tables import bytes_text, link_text, plan_table, seconds_text
-from potluck.deploy.token_time import Span, Work, bottleneck, seconds_by, token_spans
+from potluck.deploy.token_time import Span, seconds_by, token_spans
 from potluck.models.spec import ModelSpec
+from potluck.planner.plan import Plan
 
 # More stages than this are a table that nobody reads: the sums below it say what matters.
 _MOST_ROWS = 12
-_WORDS = {Work.COMPUTE: "computing", Work.NETWORK: "on the network", Work.DISK: "waiting for disks"}
+WORDS = {
+    "compute": "computing",
+    "memory": "reading memory",
+    "wait": "waiting for others",
+    "disk": "waiting for disks",
+    "transfer": "between nodes",
+    "sums": "summing in groups",
+    "software": "in software",
+}
 
 
 def explained(answer: Answer) -> RenderableType:
@@ -28,24 +37,43 @@ def explained(answer: Answer) -> RenderableType:
     shown = [plan_table(answer.plan, answer.fleet)]
     if 1 < len(answer.stages) <= _MOST_ROWS:
         shown.append(_way_table(answer, spans))
-    return Group(*shown, Text("\n".join(sentences(answer, spans)) + "\n"))
+    return Group(*shown, Text("\n".join(sentences(answer)) + "\n"))
 
 
-def sentences(answer: Answer, spans: tuple[Span, ...]) -> list[str]:
+def sentences(answer: Answer) -> list[str]:
     """What is predicted, what it is made of, and what the prediction stands on."""
     prediction, goal = answer.prediction, answer.goal
     each = prediction.time_per_token
-    parts = [f"{seconds_text(seconds)} {_WORDS[work]}" for work, seconds in seconds_by(spans).items()]
-    slowest, seconds = bottleneck(spans)
+    parts = [f"{seconds_text(seconds)} {WORDS[work]}" for work, seconds in seconds_by(answer).items()]
     metal = [node for node, kind in answer.fleet.kinds.items() if kind == "metal" and node in answer.plan.nodes]
     not_yet = f"Not yet: on {', '.join(metal)} this version computes on the processor, not on Metal as planned here."
     return [
         f"First token of a prompt of {goal.prompt} tokens: {seconds_text(prediction.time_to_first_token)}.",
-        f"Then {1 / each:.3g} tokens/s: {seconds_text(each)} each, of which {', '.join(parts)}.",
-        f"What takes longest: {slowest}, {seconds_text(seconds)} ({seconds / each:.0%}).",
+        f"Then {1 / each:.3g} tokens/s{_for_all(answer)}: {seconds_text(each)} each, of which {', '.join(parts)}.",
+        f"What takes longest: {prediction.bottleneck}.",
         f"Model: {shape_text(answer)}, from {answer.origin or 'a description'}.",
+        *_evidence(answer.plan),
         *([not_yet] if metal else []),
     ]
+
+
+def _evidence(plan: Plan) -> list[str]:
+    """What else was found, and how good the plan is known to be."""
+    told = []
+    if plan.alternatives:
+        other = plan.alternatives[0]
+        over = f" on {', '.join(other.nodes)}" if other.nodes else ""
+        told.append(f"Next best: a {other.strategy}{over}, {seconds_text(other.seconds)}.")
+    if plan.proof:
+        proved = "proved to be the best" if plan.proof.is_optimal else f"at most {plan.proof.gap:.1%} from the best"
+        told.append(f"A {plan.proof.strategy}, {proved} ({plan.proof.method}).")
+    return told
+
+
+def _for_all(answer: Answer) -> str:
+    batch = answer.goal.batch
+    together = batch / answer.prediction.time_per_token
+    return f" for each of {batch} requests, {together:.3g} for all together" if batch > 1 else ""
 
 
 def shape_text(answer: Answer) -> str:
@@ -65,12 +93,13 @@ def _way_table(answer: Answer, spans: tuple[Span, ...]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="the way of a token", title_justify="left", title_style="bold")
     for heading in ("", "arrives over", "hop", "computed on", "holds", "time"):
         table.add_column(heading, overflow="fold")
-    taken = {(span.work, span.stage): span for span in spans}
+    hops = {span.stage: span for span in spans if span.work == "transfer"}
     for number, stage in enumerate(answer.stages):
-        hop, work = taken.get((Work.NETWORK, number)), taken[Work.COMPUTE, number]
-        cells = (" + ".join(stage.nodes), share_text(stage, stage.shares[0]), seconds_text(work.seconds))
+        here = sum(span.seconds for span in spans if span.stage == number and span.work != "transfer")
+        hop = hops.get(number)
+        cells = (" + ".join(stage.nodes), share_text(stage, stage.shares[0]), seconds_text(here))
         table.add_row(str(number + 1), *_hop_cells(answer, hop), *cells)
-    back = taken.get((Work.NETWORK, len(answer.stages)))
+    back = hops.get(len(answer.stages))
     if back:
         table.add_row("", *_hop_cells(answer, back), f"{answer.fleet.engine}: the token is there", "", "")
     return table

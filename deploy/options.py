@@ -30,6 +30,21 @@ class Bits(StrEnum):
     INT4 = "int4"
 
 
+class SpreadName(StrEnum):
+    """What `--spread` takes."""
+
+    BEST = "best"
+    ALL = "all"
+    FEWEST = "fewest"
+
+
+class SolverName(StrEnum):
+    """What `--solver` takes."""
+
+    EXACT = "exact"
+    PROPORTIONAL = "proportional"
+
+
 class WireName(StrEnum):
     """What `--wire` takes."""
 
@@ -184,6 +199,33 @@ Threads = Annotated[
 Fewest = Annotated[
     bool,
     typer.Option("--fewest", help="Use as few nodes as can hold the model, not all.", rich_help_panel=_PLACING),
+]
+Spread = Annotated[
+    SpreadName,
+    typer.Option(
+        "--spread",
+        help="best leaves out the nodes that would not help, all gives everybody a layer, fewest takes as few as hold "
+        "the model.",
+        rich_help_panel=_PLACING,
+    ),
+]
+Share = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--share",
+        help="Burden a node less: laptop=30% of its memory and of the time of a token. May be repeated.",
+        rich_help_panel=_PLACING,
+    ),
+]
+Solver = Annotated[
+    SolverName,
+    typer.Option("--solver", help="exact, or proportional: by speed alone, for comparison.", rich_help_panel=_PLACING),
+]
+Batch = Annotated[
+    int,
+    typer.Option(
+        "--batch", min=1, help="Requests that generate at once when times are predicted.", rich_help_panel=_WHAT_IF
+    ),
 ]
 Without = Annotated[
     list[str] | None,

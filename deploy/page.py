@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from potluck.deploy.answer import Answer
-from potluck.deploy.explanation import sentences
+from potluck.deploy.explanation import WORDS, sentences
 from potluck.deploy.holdings import holdings, share_text
 from potluck.deploy.ring_drawing import ring_of
 from potluck.deploy.tables import bytes_text, rate_text, seconds_text, speed_text
-from potluck.deploy.token_time import Span, Work, token_spans
+from potluck.deploy.token_time import Span, seconds_by, token_spans
 from potluck.planner.fleet import Node
 from potluck.planner.memory import NODE_OVERHEAD, NodeBytes
 
@@ -59,10 +60,11 @@ def page(answer: Answer) -> str:
         speed=f"{1 / answer.prediction.time_per_token:.3g}",
         first=seconds_text(answer.prediction.time_to_first_token),
         each=seconds_text(answer.prediction.time_per_token),
-        sentences=sentences(answer, spans),
+        sentences=sentences(answer),
         cards=[_card(answer, node) for node in answer.fleet.nodes],
         ring=ring,
         rows=list(_rows(answer, spans)),
+        works=[(work, WORDS[work]) for work in seconds_by(answer)],
         stages=list(_stages(answer, spans)),
     )
 
@@ -102,34 +104,34 @@ def _slices(uses: list[tuple[str, str, int]], total: int) -> Iterator[Slice]:
 
 
 def _rows(answer: Answer, spans: tuple[Span, ...]) -> Iterator[Row]:
-    """A row for each node, one for the network, and one for disks where a token waits for them."""
+    """A row for each node, and one for the network."""
     for node in answer.plan.nodes:
-        own = [span for span in spans if span.work is Work.COMPUTE and span.node == node]
-        yield Row(node, tuple(_slice(answer, span) for span in own))
-    for name, work in (("network", Work.NETWORK), ("disk", Work.DISK)):
-        others = [span for span in spans if span.work is work]
-        if others:
-            yield Row(name, tuple(_slice(answer, span) for span in others))
+        own = [span for span in spans if span.work != "transfer" and span.node == node]
+        if own:
+            yield Row(node, tuple(_slice(answer, span) for span in own))
+    hops = [span for span in spans if span.work == "transfer"]
+    if hops:
+        yield Row("network", tuple(_slice(answer, span) for span in hops))
 
 
 def _slice(answer: Answer, span: Span) -> Slice:
     total = answer.prediction.time_per_token
-    return Slice(_span_label(answer, span), span.work.value, 100 * span.start / total, 100 * span.seconds / total)
+    return Slice(_span_label(answer, span), span.work, 100 * span.start / total, 100 * span.seconds / total)
 
 
 def _span_label(answer: Answer, span: Span) -> str:
-    taken = seconds_text(span.seconds)
-    match span.work:
-        case Work.COMPUTE:
-            stage = answer.stages[span.stage]
-            return f"{' + '.join(stage.nodes)}: {share_text(stage, stage.shares[0])}, {taken}"
-        case Work.NETWORK:
-            return f"{span.node} to {span.to}, {taken}"
-        case Work.DISK:
-            return f"waiting for the disk of {span.node}, {taken}"
+    taken = f"{WORDS[span.work]} {seconds_text(span.seconds)}"
+    if span.work == "transfer":
+        return f"{span.node} to {span.to}, {taken}"
+    if span.stage == len(answer.stages):
+        return taken
+    stage = answer.stages[span.stage]
+    return f"{' + '.join(stage.nodes)}: {share_text(stage, stage.shares[0])}, {taken}"
 
 
 def _stages(answer: Answer, spans: tuple[Span, ...]) -> Iterator[tuple[str, str, str]]:
-    taken = {span.stage: span.seconds for span in spans if span.work is Work.COMPUTE}
+    taken: defaultdict[int, float] = defaultdict(float)
+    for span in spans:
+        taken[span.stage] += 0.0 if span.work == "transfer" else span.seconds
     for number, stage in enumerate(answer.stages):
         yield " + ".join(stage.nodes), share_text(stage, stage.shares[0]), seconds_text(taken[number])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from potluck.deploy.answer import Answer
 from potluck.deploy.holdings import holdings
-from potluck.deploy.token_time import Span, Work, bottleneck, seconds_by, token_spans
+from potluck.deploy.token_time import Span, seconds_by, token_spans
 from potluck.planner.fleet import Fleet, Node
 from potluck.planner.fleet_file import fleet_to_data
 from potluck.planner.memory import NodeBytes
@@ -37,8 +37,6 @@ def plan_report(plan: Plan, fleet: Fleet) -> dict[str, object]:
 def answer_report(answer: Answer) -> dict[str, object]:
     """What `cluster plan --json` prints: the report, the model, the fleet planned for, and the way of a token."""
     report = plan_report(answer.plan, answer.fleet)
-    spans = token_spans(answer)
-    slowest, seconds = bottleneck(spans)
     report["model"] = {
         "name": answer.plan.model,
         "origin": answer.origin,
@@ -50,13 +48,14 @@ def answer_report(answer: Answer) -> dict[str, object]:
     report["predicted"] = {
         "prompt": answer.goal.prompt,
         "context": answer.goal.context,
+        "batch": answer.goal.batch,
         "time_to_first_token": answer.prediction.time_to_first_token,
         "time_per_token": answer.prediction.time_per_token,
-        "tokens_per_second": 1 / answer.prediction.time_per_token,
-        "seconds_by_work": {work.value: taken for work, taken in seconds_by(spans).items()},
-        "bottleneck": {"what": slowest, "seconds": seconds},
+        "tokens_per_second": answer.prediction.tokens_per_second,
+        "seconds_by_work": seconds_by(answer),
+        "bottleneck": answer.prediction.bottleneck,
     }
-    report["token"] = [_span_report(span) for span in spans]
+    report["token"] = [_span_report(span) for span in token_spans(answer)]
     return report
 
 
@@ -76,7 +75,7 @@ def _node_report(answer: Answer, node: Node) -> dict[str, object]:
 
 
 def _span_report(span: Span) -> dict[str, object]:
-    data: dict[str, object] = {"work": span.work.value, "node": span.node}
-    if span.work is Work.NETWORK:
+    data: dict[str, object] = {"work": span.work, "node": span.node}
+    if span.work == "transfer":
         data["to"] = span.to
     return data | {"stage": span.stage, "start": span.start, "seconds": span.seconds}

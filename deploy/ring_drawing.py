@@ -8,7 +8,7 @@ from math import cos, hypot, pi, sin
 
 from potluck.deploy.answer import Answer
 from potluck.deploy.tables import link_text
-from potluck.deploy.token_time import Work, token_spans
+from potluck.deploy.token_time import token_spans
 from potluck.planner.fleet import NodeName
 
 WIDTH, HEIGHT = 760, 440
@@ -60,7 +60,7 @@ def ring_of(answer: Answer) -> Ring:
     stages = Counter(node for stage in answer.stages for node in stage.nodes)
     places = {name: _place(number, len(order)) for number, name in enumerate(order)}
     spots = tuple(Spot(name, *places[name], stages[name]) for name in order)
-    hops = Counter((span.node, span.to) for span in token_spans(answer) if span.work is Work.NETWORK)
+    hops = Counter((span.node, span.to) for span in token_spans(answer) if span.work == "transfer")
     return Ring(spots, tuple(_arrow(answer, ends, times, places) for ends, times in hops.items()))
 
 

@@ -138,6 +138,11 @@ def test_pickles_are_never_loaded(cluster, tmp_path):
         (["plan", "smollm2", "--fleet", "nosuch"], "home, household, pair, trio"),
         (["plan", "smollm2", "--fleet", "trio", "--without", "laptopp"], "laptop"),
         (["plan", "smollm2", "--fleet", "trio", "--context", "9000000"], "--context"),
+        (["plan", "smollm2", "--fleet", "trio", "--share", "laptop=a third"], "as in laptop=30%"),
+        (["plan", "smollm2", "--fleet", "trio", "--share", "laptop=0%"], "exclude it instead"),
+        (["plan", "smollm2", "--fleet", "trio", "--share", "laptopp=30%"], "did you mean 'laptop'?"),
+        (["plan", "smollm2", "--fleet", "trio", "--share", "nas=30%", "--share", "nas=40%"], "30% and 40%; choose one"),
+        (["plan", "smollm2", "--fleet", "trio", "--share", "laptop=30%", "--without", "laptop"], "choose one"),
         (["plan", "smollm2", "--fleet", "trio", "--plan", "nosuch.yaml"], "nosuch.yaml"),
         (["plan", "smollm2", "--fleet", "trio", "--dtype", "int3"], "float32"),
         (["plan", "smollm2", "--fleet", "trio", "--rounds", "0"], "rounds"),
@@ -250,12 +255,13 @@ def test_the_options_of_every_command_are_known_here():
     }
     where = {"--fleet", "--address", "--local", "--threads", "--cache", "--json"}
     model = where | {"--plan", "--dtype", "--rounds", "--context", "--fewest", "--without", "--offline"}
-    model |= {"--quantize", "--streaming"}
+    model |= {"--quantize", "--streaming", "--spread", "--share"}
+    what_if = {"--add", "--remove", "--link", "--prompt", "--batch"}
     serving = {"--host", "--port", "--api-key", "--allowed-host", "--cors-origin", "--kv-tokens", "--max-rows"}
     assert found == {
         "serve": sorted(model | serving | {"--chat-template", "--step-seconds", "--wire", "--grace"}),
         "run": sorted(model | {"--max-tokens", "--temperature", "--seed", "--raw", "--chat-template"}),
-        "plan": sorted(model | {"--save", "--kv-tokens", "--add", "--remove", "--link", "--prompt", "--html"}),
+        "plan": sorted(model | {"--save", "--kv-tokens", "--html", "--solver"} | what_if),
         "nodes": sorted(where),
         "profile": sorted(where - {"--fleet"}),
         "models": sorted({"--cache", "--json", "--clean"}),

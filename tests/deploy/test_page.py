@@ -9,7 +9,7 @@ import pytest
 from potluck.deploy.answer import answer_of
 from potluck.deploy.fleet_files import read_fleet
 from potluck.deploy.page import page
-from potluck.deploy.token_time import Work, token_spans
+from potluck.deploy.token_time import seconds_by, token_spans
 from potluck.models.shipped import shipped_spec
 from potluck.planner.goal import Goal
 from potluck.planner.solve import solve
@@ -75,11 +75,11 @@ def test_it_draws_every_node_hop_and_stage(answer):
     assert "left out: excluded" in headings
     assert [tag for tag, _ in parsed.elements].count("circle") == len(answer.fleet.nodes)
     paths = [attributes for tag, attributes in parsed.elements if tag == "path" and "marker-end" in attributes]
-    hops = {(span.node, span.to) for span in token_spans(answer) if span.work is Work.NETWORK}
+    hops = {(span.node, span.to) for span in token_spans(answer) if span.work == "transfer"}
     assert len(paths) == len(hops) >= len(answer.plan.nodes)
     assert [tag for tag, _ in parsed.elements].count("tr") == 1 + len(answer.stages)
     kinds = {attributes["class"] for tag, attributes in parsed.elements if tag == "i" and "style" in attributes}
-    assert kinds == {"weights", "window", "kv", "worker", "compute", "network", "disk"}
+    assert kinds == {"weights", "window", "kv", "worker", *seconds_by(answer)}
 
 
 def test_bars_stay_within_their_frames(answer):

@@ -28,10 +28,34 @@ def test_a_model_is_planned_for_from_its_configuration_alone(cluster):
 
 def test_the_answer_explains_itself(cluster):
     shown = cluster("plan", "Qwen/Qwen2.5-14B-Instruct", "--fleet", "trio")
-    for words in ("First token of a prompt of 128 tokens", "waiting for disks", "What takes longest: the disk"):
+    for words in ("First token of a prompt of 128 tokens", "waiting for disks", "What takes longest: disk of"):
         assert words in shown.stdout
     assert shown.stderr == "next: cluster plan Qwen/Qwen2.5-14B-Instruct --fleet trio --html plan.html\n"
-    assert cluster("plan", "smollm2", "--fleet", "trio").stderr == "next: cluster serve smollm2 --fleet trio\n"
+    assert (
+        cluster("plan", "smollm2", "--fleet", "trio").stderr
+        == "next: cluster serve smollm2 --fleet trio --spread best\n"
+    )
+
+
+def test_it_says_who_was_left_out_and_what_the_next_best_would_cost(cluster):
+    words = ["plan", "Qwen/Qwen3-14B", "--quantize", "int4", "--fleet", "home"]
+    shown = cluster(*words).stdout
+    assert "left out: a layer takes" in shown and "Next best: a " in shown and "proved to be the best" in shown
+    report = planned(cluster(*words, "--json"))
+    assert report["plan"]["alternatives"][0]["seconds"] >= report["plan"]["proof"]["seconds"]
+    together = planned(cluster(*words, "--batch", "4", "--json"))["predicted"]
+    assert together["batch"] == 4 and together["tokens_per_second"] > report["predicted"]["tokens_per_second"]
+    everybody = planned(cluster(*words, "--spread", "all", "--json"))
+    assert all(node["holds"] for node in everybody["nodes"].values())
+    by_speed = planned(cluster(*words, "--solver", "proportional", "--json"))
+    assert by_speed["predicted"]["time_per_token"] >= report["predicted"]["time_per_token"]
+
+
+def test_a_node_may_be_burdened_less(cluster):
+    words = ["plan", "smollm2", "--fleet", "trio", "--spread", "all", "--json"]
+    free, spared = planned(cluster(*words)), planned(cluster(*words, "--share", "desktop=10%"))
+    assert spared["nodes"]["desktop"]["weight_bytes"] < free["nodes"]["desktop"]["weight_bytes"]
+    assert spared["predicted"]["time_per_token"] >= free["predicted"]["time_per_token"]
 
 
 def test_a_configuration_on_this_machine_comes_first(cluster, tmp_path, tiny_model):
@@ -43,7 +67,7 @@ def test_a_configuration_on_this_machine_comes_first(cluster, tmp_path, tiny_mod
 
 def test_json_has_these_names(cluster):
     """Programs read them: a name that goes, or means something else, breaks them."""
-    report = planned(cluster("plan", "smollm2", "--fleet", "trio", "--json"))
+    report = planned(cluster("plan", "smollm2", "--fleet", "trio", "--spread", "all", "--json"))
     assert set(report) == {"fleet", "engine", "plan", "nodes", "predicted", "model", "fleet_file", "token"}
     assert set(report["model"]) == {"name", "origin", "parameters", "layers"}
     assert set(report["nodes"]) == {"desktop", "laptop", "mini-pc"}
@@ -51,7 +75,7 @@ def test_json_has_these_names(cluster):
         *("holds", "device", "weight_bytes", "streamed_bytes", "kv_bytes", "needed_bytes", "memory", "why")
     }
     assert set(report["predicted"]) == {
-        *("prompt", "context", "time_to_first_token", "time_per_token", "tokens_per_second"),
+        *("prompt", "context", "batch", "time_to_first_token", "time_per_token", "tokens_per_second"),
         *("seconds_by_work", "bottleneck"),
     }
     assert {frozenset(span) for span in report["token"]} == {
@@ -70,23 +94,23 @@ def test_the_fleet_that_was_planned_for_can_be_written_down(cluster, tmp_path):
 
 def test_what_if(cluster):
     def speed(*words):
-        report = planned(cluster("plan", "Qwen/Qwen3-8B", "--quantize", "int4", "--fleet", "home", "--json", *words))
+        report = planned(cluster("plan", "Qwen/Qwen3-14B", "--quantize", "int4", "--fleet", "home", "--json", *words))
         return set(report["nodes"]), report["predicted"]["time_per_token"], report["predicted"]["time_to_first_token"]
 
     nodes, each, first = speed()
-    without_nas, faster, _ = speed("--remove", "nas")
-    assert without_nas == nodes - {"nas"} and faster < each
+    without_mac, slower, _ = speed("--remove", "mac-mini")
+    assert without_mac == nodes - {"mac-mini"} and slower > each
     assert speed("--link", "thunderbolt")[1] < each
     assert speed("--link", "gaming-mac-mini=10g")[1] <= each
     assert speed("--add", "rtx4090-24gb")[0] == nodes | {"rtx4090-24gb"}
     _, later, longer = speed("--prompt", "4000")
-    assert later > each and longer > 10 * first
+    assert later > each and longer > 5 * first
 
 
 def test_one_machine_of_the_catalogue_is_a_fleet(cluster):
     report = planned(cluster("plan", "Qwen/Qwen3-8B", "--quantize", "int4", "--fleet", "m4-pro-24gb", "--json"))
     assert set(report["nodes"]) == {"m4-pro-24gb"}
-    assert report["predicted"]["seconds_by_work"].keys() == {"compute"}
+    assert report["predicted"]["seconds_by_work"].keys() == {"memory", "software"}
 
 
 def test_the_page_is_written(cluster, tmp_path):
