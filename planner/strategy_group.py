@@ -36,7 +36,7 @@ def groups(problem: Problem, limit: float) -> Search:
 
 def _promising(problem: Problem) -> list[Place]:
     """Groups that take less time for a layer than their quickest member alone, the quickest first."""
-    if problem.request.goal.rounds > 1 or problem.request.goal.spread == "all":
+    if problem.request.goal.rounds > 1 or problem.request.goal.spread != "best":
         return []
     places = Places(problem.fleet, problem.request)
     alone = [place for place in problem.places if place.room() > 0]
