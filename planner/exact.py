@@ -72,7 +72,9 @@ def _proof(problem: Problem, name: str, found: Mapping[str, Search]) -> Proof:
     """Plans of single nodes per stage are bounded together; of groups only what none can be quicker than is known."""
     seconds = _seconds(found[name])
     if name == "group":
-        method = "groups grown from the quickest pair; bound: all nodes' speeds together, sums in no time"
+        method = (
+            "groups grown from the quickest pair; bound: the quickest nodes' speeds together, with the least latency"
+        )
         return Proof(name, method, seconds, min(seconds, least_seconds(problem)))
     return Proof(name, _method(problem), seconds, min(seconds, *(one.bound for one in found.values())))
 
