@@ -19,12 +19,13 @@ from potluck.planner.streaming import cut_route
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Places that together are the nodes which may be used, and the hops among them."""
+    """Places that together are the nodes which may be used, and the hops among them; `most` of them may be."""
 
     fleet: Fleet
     request: Request
     places: tuple[Place, ...]
     hops: Hops
+    most: int | None = None
 
     @classmethod
     def over(cls, fleet: Fleet, request: Request, places: Sequence[Place]) -> Problem:
@@ -46,7 +47,8 @@ class Problem:
 
     def narrowed(self, numbers: Sequence[int]) -> Problem:
         """The same with these places alone."""
-        return Problem.over(self.fleet, self.request, [self.places[number] for number in numbers])
+        places = [self.places[number] for number in numbers]
+        return replace(Problem.over(self.fleet, self.request, places), most=self.most)
 
     def found(self, layout: Layout) -> Found:
         """A layout as a plan with its prediction."""

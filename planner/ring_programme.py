@@ -159,8 +159,17 @@ class RingProgramme:
             programme.equal(1.0, {getattr(one, name): 1.0 for one in columns})
         for one in columns:
             programme.at_most(0.0, {one.first: 1.0, one.last: 1.0, one.used: -1.0})
+        if self.problem.most is not None:
+            programme.at_most(float(self.problem.most), {self._present(one): 1.0 for one in columns})
         for number in self.problem.required(self.rounds):
             programme.equal(1.0, {columns[number].used: 1.0})
+
+    def _present(self, one: Columns) -> int:
+        """A column that is 1 where a place has anything."""
+        present = self.programme.binary()
+        for held in (one.used, one.embedding, one.head):
+            self.programme.at_most(0.0, {held: 1.0, present: -1.0})
+        return present
 
     def _busy(self, place: Place, columns: Columns) -> Terms:
         return {

@@ -36,7 +36,7 @@ def groups(problem: Problem, limit: float) -> Search:
 
 def _promising(problem: Problem) -> list[Place]:
     """Groups that take less time for a layer than their quickest member alone, the quickest first."""
-    if problem.request.goal.rounds > 1 or problem.request.goal.spread == "all":
+    if problem.request.goal.rounds > 1 or problem.request.goal.spread != "best":
         return []
     places = Places(problem.fleet, problem.request)
     alone = [place for place in problem.places if place.room() > 0]
@@ -75,5 +75,12 @@ def _with(problem: Problem, group: Place) -> Problem:
 
 
 def least_seconds(problem: Problem) -> float:
-    """What no group can cost less than, for any aim: all layers at the speed of all places together."""
-    return problem.layers / sum(1 / place.layer_seconds for place in problem.places)
+    """What no plan with groups can cost less than, for one token alone: every layer on the quickest node, or on as
+    many of the quickest as there are query heads, with two sums that take the least latency there is."""
+    speeds = sorted((1 / place.layer_seconds for place in problem.places), reverse=True)
+    fleet = problem.fleet
+    latency = min(link.latency for link in (fleet.default_link, *fleet.links.values()))
+    together = 1 / sum(speeds[: problem.request.spec.heads]) + 2 * latency
+    alone = problem.layers * min(1 / speeds[0], together)
+    # With a step in flight for every node, no node can be busy for less than its part of all of them.
+    return alone if problem.request.goal.aim == "latency" else problem.layers / sum(speeds)

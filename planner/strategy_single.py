@@ -87,6 +87,8 @@ def _kept(problem: Problem, layout: Layout) -> Iterator[dict[int, int]]:
 
 def _fits(problem: Problem, layout: Layout) -> bool:
     """Whether everything has room, and nobody is burdened more than his share."""
+    if problem.most is not None and len(layout.used) > problem.most:
+        return False
     held = [(problem.places[used], layout.counts.get(used, 0), layout.ends(used)) for used in layout.used]
     if any(place.room(ends) < 0 or place.most(ends) < layers for place, layers, ends in held):
         return False

@@ -1,16 +1,21 @@
 """The exact solver: against brute force, and against what must hold of every optimum."""
 
+import dataclasses
 import random
+import time
 from itertools import combinations, pairwise, permutations, product
 from math import inf
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from potluck.planner.costs import Pass, kv_bytes_per_token, layer_parts, seconds, weight_bytes
 from potluck.planner.executable import executable_stages
 from potluck.planner.fleet import Device, Fleet, Link, Node
 from potluck.planner.goal import Goal
 from potluck.planner.memory import NODE_OVERHEAD
+from potluck.planner.objective import objective
 from potluck.planner.offers import ENDS
 from potluck.planner.plan import Plan, Route, Share, Stage
 from potluck.planner.predict import predict
@@ -175,3 +180,159 @@ def test_the_cost_is_that_of_brute_force(homes, part):
         executable_stages(plan)
         assert plan.prediction.time_per_token == pytest.approx(plan.proof.seconds)
         assert sequential(plan) == pytest.approx(best, rel=1e-5), f"instance {seed}"
+
+
+# What holds of every optimum ------------------------------------------------------------------------------------------
+
+
+def cost(fleet, spec, goal):
+    """What the best plan without groups costs; infinite where nothing fits."""
+    try:
+        return sequential(solve(fleet, spec, goal))
+    except DoesNotFit:
+        return inf
+
+
+def changed(fleet, name, **device):
+    """The fleet with another device in one node."""
+    return dataclasses.replace(
+        fleet,
+        nodes=tuple(
+            dataclasses.replace(node, devices=(dataclasses.replace(node.device, **device),))
+            if node.name == name
+            else node
+            for node in fleet.nodes
+        ),
+    )
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10**6), st.sampled_from(["memory", "speed", "links"]), st.floats(1.0, 4.0))
+def test_better_machines_never_make_it_worse(homes, seed, what, factor):
+    fleet, spec, goal = instance(homes, seed)
+    # Of what is streamed, predictions follow windows layer by layer, which is not monotone to the last microsecond.
+    goal = dataclasses.replace(goal, streaming=False)
+    lucky = fleet.nodes[seed % len(fleet.nodes)]
+    device = lucky.device
+    better = {
+        "memory": lambda: changed(fleet, lucky.name, memory=int(device.memory * factor)),
+        "speed": lambda: changed(
+            fleet, lucky.name, flops=device.flops * factor, memory_bandwidth=device.memory_bandwidth * factor
+        ),
+        "links": lambda: dataclasses.replace(
+            fleet,
+            links={pair: Link(link.latency / factor, link.bandwidth * factor) for pair, link in fleet.links.items()},
+        ),
+    }[what]()
+    assert cost(better, spec, goal) <= cost(fleet, spec, goal) * (1 + 1e-5)
+
+
+def test_a_crippled_node_is_left_out_and_told_why(homes, smollm2):
+    half = NODE_OVERHEAD + 480 * MIB
+    crippled = homes.node("crippled", 0.1, 2**33)
+    plan = solve(homes.fleet(homes.node("a", 60, half), homes.node("b", 30, half), crippled), smollm2, Goal())
+    assert set(plan.nodes) == {"a", "b"}
+    assert plan.reasons["crippled"].startswith(
+        "left out: a layer takes 437 ms here, 1.46 ms on b, and coming here takes "
+    )
+    pinned = solve(
+        homes.fleet(homes.node("a", 60, half), homes.node("b", 30, half), crippled),
+        smollm2,
+        Goal(pinned=frozenset({"crippled"})),
+    )
+    assert plan.prediction.time_per_token < pinned.prediction.time_per_token and "crippled" in pinned.nodes
+
+
+def test_equal_nodes_get_equal_shares(homes, smollm2):
+    room = NODE_OVERHEAD + 500 * MIB
+    plan = solve(
+        homes.fleet(*(homes.node(name, 60, room, bandwidth=2e10) for name in "ab"), latency=0.02), smollm2, Goal()
+    )
+    layers = {node: sum(len(s.layers) for s in plan.routes[0].stages if s.node == node) for node in plan.nodes}
+    assert sum(layers.values()) == 30 and abs(layers["a"] - layers["b"]) <= 8, "the head counts as work"
+
+
+def test_a_share_bounds_memory_and_time(homes, smollm2):
+    home = homes.fleet(homes.node("laptop", 60), homes.node("pc", 30))
+    goal = Goal(shares={"laptop": 0.3})
+    plan = solve(home, smollm2, goal)
+    assert solve(home, smollm2, Goal()).nodes == ("laptop",)
+    weights, kv = plan.prediction.weight_bytes.get("laptop", 0), plan.prediction.kv_bytes.get("laptop", 0)
+    assert weights + kv + NODE_OVERHEAD <= 0.3 * home.node("laptop").device.memory
+    assert "pc" in plan.nodes
+
+
+@pytest.mark.parametrize("aim", ["latency", "throughput", "balanced"])
+def test_what_is_aimed_at_is_what_is_best(homes, smollm2, aim):
+    home = homes.fleet(*(homes.node(name, 30, bandwidth=2e9) for name in "abc"), latency=0.005)
+    plans = {one: solve(home, smollm2, Goal(aim=one)) for one in ("latency", "throughput", "balanced")}
+    costs = {one: objective(plan.prediction, Goal(aim=aim)) for one, plan in plans.items()}
+    assert costs[aim] == pytest.approx(min(costs.values()), rel=1e-6)
+    assert len(plans["throughput"].nodes) > len(plans["latency"].nodes) or plans["latency"].proof.strategy == "group"
+
+
+def test_metal_never_streams(homes, smollm2):
+    room = NODE_OVERHEAD + 300 * MIB
+    mac = Node("mac", (Device("metal", 1e12, 1e11, room),), 7e9)
+    with pytest.raises(DoesNotFit):
+        solve(homes.fleet(mac), smollm2, Goal(kv_tokens=512))
+    pc = dataclasses.replace(mac, name="mac", devices=(Device("cpu", 1e12, 1e11, room),))
+    assert solve(homes.fleet(pc), smollm2, Goal(kv_tokens=512)).nodes == ("mac",)
+
+
+def test_rounds_that_are_asked_for(homes, smollm2):
+    home = homes.fleet(*(homes.node(name, 60, NODE_OVERHEAD + 300 * MIB) for name in "abcd"), latency=0.05)
+    plan = solve(home, smollm2, Goal(rounds=3))
+    visits = [stage.node for stage in plan.routes[0].stages if stage.layers]
+    assert max(visits.count(node) for node in plan.nodes) == 3
+
+
+def test_fewest_and_all(homes, smollm2):
+    home = homes.fleet(*(homes.node(name, speed) for name, speed in zip("abcd", (60, 50, 40, 1), strict=True)))
+    assert len(solve(home, smollm2, Goal(spread="fewest", aim="throughput")).nodes) == 1
+    assert len(solve(home, smollm2, Goal(spread="all")).nodes) == 4
+
+
+@pytest.mark.parametrize(
+    ("goal", "message"),
+    [
+        ({"shares": {"a": 0.0}}, "share of 0%; exclude it"),
+        ({"shares": {"a": 1.5}}, "share of 150%; a share is above 0% and at most 100%"),
+        ({"shares": {"a": 0.5}, "excluded": frozenset({"a"})}, "'a' is excluded, but has a share of 50%"),
+        ({"aim": "speed"}, "aim 'speed' is not known; use one of 'latency', 'throughput', 'balanced'"),
+        ({"solver": "greedy"}, "solver 'greedy' is not known; use one of 'exact', 'proportional'"),
+    ],
+)
+def test_goals_that_contradict_themselves(goal, message):
+    with pytest.raises(ValueError, match=message):
+        Goal(**goal)
+
+
+def test_a_share_of_an_unknown_node(homes, smollm2):
+    with pytest.raises(ValueError, match="has no node 'bb'"):
+        solve(homes.fleet(homes.node("aa"), homes.node("ab")), smollm2, Goal(shares={"bb": 0.5}))
+
+
+def test_a_group_where_links_are_quick_and_a_pipeline_where_they_are_not(homes, smollm2):
+    def chosen(latency):
+        nodes = [homes.node(name, 3, NODE_OVERHEAD + 600 * MIB, bandwidth=1e9) for name in "abcd"]
+        return solve(homes.fleet(*nodes, latency=latency, bandwidth=1.25e9), smollm2, Goal())
+
+    near, far = chosen(5e-5), chosen(0.02)
+    assert near.proof.strategy == "group" and not near.proof.is_optimal and near.proof.bound > 0
+    assert far.proof.strategy in SEQUENTIAL and far.proof.is_optimal
+    assert near.alternatives and near.alternatives[0].seconds > near.proof.seconds
+
+
+@pytest.mark.parametrize(("count", "most"), [(8, 3), (32, 15), (1000, 180)])
+def test_large_fleets_are_planned_in_time(homes, count, most):
+    rng = random.Random(count)
+    spec = homes.model(80, vocab=32000, hidden=8192, ffn=28672, heads=64, kv_heads=8, head_dim=128)
+    nodes = [node(rng, f"n{index}", 16 * 2**30) for index in range(count)]
+    links = {(a.name, b.name): Link(rng.uniform(1e-4, 4e-3), 1.25e8) for a in nodes[:40] for b in nodes[:40] if a != b}
+    fleet = Fleet(tuple(nodes), nodes[0].name, Link(5e-4, 1.25e8), links, "home")
+    begun = time.process_time()
+    plan = solve(fleet, spec, Goal(dtype="bfloat16", kv_tokens=4096))
+    assert time.process_time() - begun < most
+    validate(plan, fleet, spec)
+    assert 0 <= plan.proof.gap < (1 if plan.proof.strategy == "group" else 0.5)
