@@ -216,7 +216,7 @@ def over_links(folder: Path) -> list[tuple[float, float, float]]:
 
 
 def prefill_over_links(rounds: int, folder: Path) -> dict[str, float]:
-    """Tokens per second of a prompt over 1 Gbit/s and 0.5 ms, sums whole and in pieces under the next products."""
+    """Tokens per second of a prompt over 1 Gbit/s and 0.5 ms: sums whole, and in pieces under the products."""
     path = folder / "synthetic.gguf"
     spec = read_spec(path)
     both = [deploy(path, grouped(spec, pieces), folder, 0.0005) for pieces in (1, None)]

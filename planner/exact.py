@@ -14,12 +14,19 @@ from potluck.planner.offers import Request
 from potluck.planner.places import Places
 from potluck.planner.plan import Plan
 from potluck.planner.problem import Problem, Search
+from potluck.planner.ring_search import MOST_WHOLE
 from potluck.planner.strategy import Strategy
+from potluck.planner.strategy_group import groups, least_seconds
 from potluck.planner.strategy_ring import pipeline, streamed_ring
 from potluck.planner.strategy_single import single
 from potluck.planner.tour import MOST_EXACT
 
-STRATEGIES: Mapping[str, Strategy] = {"single node": single, "pipeline": pipeline, "ring": streamed_ring}
+STRATEGIES: Mapping[str, Strategy] = {
+    "pipeline": pipeline,
+    "single node": single,
+    "ring": streamed_ring,
+    "group": groups,
+}
 
 
 def solve_exactly(fleet: Fleet, request: Request) -> Plan:
@@ -39,13 +46,21 @@ def solve_exactly(fleet: Fleet, request: Request) -> Plan:
     (name, search), others = ranked[0], ranked[1:]
     if search.best is None:
         raise refusal(nodes, request)
-    bound = min(search.best.seconds, *(one.bound for one in found.values()))
     return replace(
         search.best.plan,
         reasons=exact_reasons(search.best, fleet),
-        proof=Proof(name, _method(problem), search.best.seconds, bound),
+        proof=_proof(problem, name, found),
         alternatives=tuple(_alternatives(others)),
     )
+
+
+def _proof(problem: Problem, name: str, found: Mapping[str, Search]) -> Proof:
+    """Plans of single nodes per stage are bounded together; of groups only what none can be quicker than is known."""
+    seconds = _seconds(found[name])
+    if name == "group":
+        method = "groups grown from the quickest pair; bound: all nodes' speeds together, sums in no time"
+        return Proof(name, method, seconds, min(seconds, least_seconds(problem)))
+    return Proof(name, _method(problem), seconds, min(seconds, *(one.bound for one in found.values())))
 
 
 def _alternatives(others: Sequence[tuple[str, Search]]) -> Iterator[Alternative]:
@@ -56,8 +71,10 @@ def _alternatives(others: Sequence[tuple[str, Search]]) -> Iterator[Alternative]
 
 def _method(problem: Problem) -> str:
     if len(problem.places) <= MOST_EXACT:
-        return "mixed-integer programme with exact hops"
-    return f"mixed-integer programme with each node's cheapest hop, then with exact hops over {MOST_EXACT} nodes"
+        return "mixed-integer programme with exact hops; groups were tried"
+    if len(problem.places) <= MOST_WHOLE:
+        return f"mixed-integer programme with cheapest hops, with exact ones over {MOST_EXACT} nodes; groups were tried"
+    return "mixed-integer programme over the most promising nodes, bound by its relaxation over all; groups were tried"
 
 
 def _seconds(search: Search) -> float:

@@ -31,39 +31,59 @@ def last_arrival(ways: Sequence[Way], depth: int) -> float:
 
     Nodes take steps in the order in which they come, links one after the other: exact, also where nodes come round.
     """
-    free: defaultdict[str, float] = defaultdict(float)
-    arrivals = [(_enter(way, 0.0, free), number, 0) for number, way in enumerate(ways[:depth])]
-    heapq.heapify(arrivals)
-    sent, latest = len(arrivals), 0.0
-    while arrivals:
-        now, number, stage = heapq.heappop(arrivals)
-        if stage == len(ways[number].stages):
-            latest = max(latest, now)
-            if sent < len(ways):
-                heapq.heappush(arrivals, (_enter(ways[sent], now, free), sent, 0))
-                sent += 1
-            continue
-        ended = _visit(ways[number], stage, now, free)
-        heapq.heappush(arrivals, (_cross(ways[number], stage + 1, ended, free), number, stage + 1))
-    return latest
+    sending = _Sending(ways)
+    for _ in range(depth):
+        sending.enter(0.0)
+    return sending.run()
 
 
-def _enter(way: Way, now: float, free: defaultdict[str, float]) -> float:
-    return _cross(way, 0, now + way.course.setting.software.step, free)
+class _Sending:
+    """Steps on their way. Every event is (second, how many events were known before it, step, place).
 
+    At place 2 i a step comes to stage i (the engine, where it has been everywhere), at 2 i + 1 it is done there.
+    """
 
-def _visit(way: Way, stage: int, now: float, free: defaultdict[str, float]) -> float:
-    """When a stage that a step has come to is done with it."""
-    nodes = way.course.route.stages[stage].nodes
-    ended = max(now, *(free[node] for node in nodes)) + way.visits[stage].total
-    free.update(dict.fromkeys(nodes, ended))
-    return ended
+    def __init__(self, ways: Sequence[Way]) -> None:
+        self._ways = ways
+        self._events: list[tuple[float, int, int, int]] = []
+        self._known = self._sent = 0
+        self._free: defaultdict[str, float] = defaultdict(float)
 
+    def enter(self, now: float) -> None:
+        """The engine packs the next step, if there is one."""
+        if self._sent < len(self._ways):
+            self._add(now + self._ways[self._sent].course.setting.software.step, self._sent, -1)
+            self._sent += 1
 
-def _cross(way: Way, number: int, now: float, free: defaultdict[str, float]) -> float:
-    """When a hop's rows have arrived that are ready `now`."""
-    hop = way.hops[number]
-    if not hop.frames:
-        return now
-    free[hop.name] = max(now, free[hop.name]) + hop.wire
-    return free[hop.name] + hop.latency + hop.frames * way.course.setting.software.frame
+    def run(self) -> float:
+        """When the last step is back, one entering for each that returns."""
+        back = 0.0
+        while self._events:
+            now, _, number, place = heapq.heappop(self._events)
+            if place % 2:
+                self._cross(number, (place + 1) // 2, now)
+            elif place < 2 * len(self._ways[number].stages):
+                self._visit(number, place // 2, now)
+            else:
+                back = now if number == len(self._ways) - 1 else back
+                self.enter(now)
+        return back
+
+    def _add(self, when: float, number: int, place: int) -> None:
+        self._known += 1
+        heapq.heappush(self._events, (when, self._known, number, place))
+
+    def _visit(self, number: int, stage: int, now: float) -> None:
+        way, free = self._ways[number], self._free
+        nodes = way.course.route.stages[stage].nodes
+        ended = max(now, *(free[node] for node in nodes)) + way.visits[stage].total
+        free.update(dict.fromkeys(nodes, ended))
+        self._add(ended, number, 2 * stage + 1)
+
+    def _cross(self, number: int, stage: int, now: float) -> None:
+        way, free = self._ways[number], self._free
+        hop = way.hops[stage]
+        if hop.frames:
+            free[hop.name] = max(now, free[hop.name]) + hop.wire
+            now = free[hop.name] + hop.latency + hop.frames * way.course.setting.software.frame
+        self._add(now, number, 2 * stage)

@@ -22,12 +22,17 @@ from potluck.planner.tour import MOST_EXACT, Tour
 
 _CLOSE = 1 + 1e-6
 _MOST_BRANCHES = 20_000
+# A larger fleet is first thinned out: to the places that the relaxed programme uses most, and the quickest.
+MOST_WHOLE = 64
+_MOST_USED, _MOST_QUICK = 32, 16
 
 
 def best_ring(problem: Problem, rounds: int, limit: float) -> Search:
     """The best ring, if any costs no more than `limit` seconds of the goal's aim."""
     if len(problem.places) < 2 or problem.layers < 2 * rounds:
         return Search(None)
+    if len(problem.places) > MOST_WHOLE:
+        return _thinned(problem, rounds, limit)
     known = limit < inf
     ring = RingProgramme(problem, rounds, limit if known else _most_seconds(problem, rounds))
     answer = _solved(ring, cheapest_hops)
@@ -36,6 +41,27 @@ def best_ring(problem: Problem, rounds: int, limit: float) -> Search:
     found = _found(ring, answer)
     # Tolerances are as fine as the limit is low.
     return _tightened(found, rounds, ring.seconds(answer.bound)) if known else best_ring(problem, rounds, found.seconds)
+
+
+def _thinned(problem: Problem, rounds: int, limit: float) -> Search:
+    """The best ring over some places of a large fleet; the bound is that of the relaxed programme over all of them."""
+    ring = RingProgramme(problem, rounds, limit if limit < inf else _most_seconds(problem, rounds))
+    ring.set_aim(cheapest_hops(ring))
+    relaxed = ring.programme.minimise(relaxed=True)
+    if relaxed is None:
+        return Search(None)
+
+    def used(number: int) -> float:
+        one = ring.columns[number]
+        return relaxed.values[one.layers] + relaxed.values[one.embedding] + relaxed.values[one.head]
+
+    numbers = [number for number, place in enumerate(problem.places) if place.most() > 0]
+    by_speed = sorted(numbers, key=lambda number: problem.places[number].layer_seconds)
+    by_room = sorted(numbers, key=lambda number: problem.places[number].layer_seconds / problem.places[number].most())
+    by_use = sorted(numbers, key=used, reverse=True)[:_MOST_USED]
+    chosen = {*problem.required(rounds), *by_use, *by_speed[:_MOST_QUICK], *by_room[:_MOST_QUICK]}
+    search = best_ring(problem.narrowed(sorted(chosen)[:MOST_WHOLE]), rounds, limit)
+    return Search(search.best, ring.seconds(relaxed.bound))
 
 
 def _tightened(found: Found, rounds: int, bound: float) -> Search:

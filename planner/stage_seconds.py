@@ -14,8 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from potluck.models.spec import ModelSpec
+from potluck.models.spec import ModelSpec, Part
 from potluck.planner.agreement import wire_of
+from potluck.planner.all_reduce import Algorithm
 from potluck.planner.axes import local_spec
 from potluck.planner.collectives import SECONDS, Mesh, fastest, mesh_of, one_after_another
 from potluck.planner.costs import PartCost, Pass, part_cost
@@ -53,6 +54,16 @@ class StageCost:
         computed = together(_slowest(members, work).times(count) for members, count in self._alike.items())
         return computed + self.sums(work) if self.stage.is_group else computed
 
+    def computing(self, work: Pass) -> float:
+        """Seconds that the slowest members compute, sums aside."""
+        taken = 0.0
+        for members, count in self._alike.items():
+            # Most stages have one node, and simulations ask millions of times.
+            one = len(members) == 1
+            most = max(members[0].seconds(work)) if one else max(max(member.seconds(work)) for member in members)
+            taken += count * most
+        return taken
+
     def sums(self, work: Pass) -> Times:
         """All sums of a step, and the gather of logits."""
         count = sums_per_step(self.stage)
@@ -62,8 +73,12 @@ class StageCost:
 
     def one_sum(self, work: Pass) -> float:
         """Seconds of one all-reduce on the wire."""
-        nbytes, asked = self.sum_bytes(work), self.stage.all_reduce
-        return SECONDS[asked.algorithm or fastest(self.mesh, nbytes)](self.mesh, nbytes)
+        nbytes = self.sum_bytes(work)
+        return SECONDS[self.algorithm(nbytes)](self.mesh, nbytes)
+
+    def algorithm(self, nbytes: int) -> Algorithm:
+        """How sums of so many bytes a member are formed."""
+        return self.stage.all_reduce.algorithm or fastest(self.mesh, nbytes)
 
     def sum_bytes(self, work: Pass) -> int:
         """Bytes of one member's part of a sum."""
@@ -96,8 +111,11 @@ def stage_cost(stage: Stage, setting: Setting) -> StageCost:
         (local_spec(setting.spec, share), (setting.fleet.node(share.node).device, setting.dtype))
         for share in stage.shares
     ]
-    parts = (tuple(part_cost(spec, part, compute) for spec, compute in members) for part in stage.parts)
-    return StageCost(stage, setting, tuple(parts))
+    known: dict[object, Members] = {}
+    for part in stage.parts:
+        if (like := _like(setting.spec, part)) not in known:
+            known[like] = tuple(part_cost(spec, part, compute) for spec, compute in members)
+    return StageCost(stage, setting, tuple(known[_like(setting.spec, part)] for part in stage.parts))
 
 
 def stage_seconds(stage: Stage, setting: Setting, work: Pass) -> float:
@@ -107,6 +125,13 @@ def stage_seconds(stage: Stage, setting: Setting, work: Pass) -> float:
         ValueError: see `transfers.check_replicated`.
     """
     return stage_cost(stage, setting).times(work).total
+
+
+def _like(spec: ModelSpec, part: Part) -> object:
+    """What parts that cost the same have in common."""
+    if spec.encodings:
+        return part
+    return part.kind, spec.layers[part.layer].window if part.layer is not None else None
 
 
 @dataclass(frozen=True, slots=True)

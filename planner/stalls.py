@@ -59,7 +59,7 @@ class Steps:
         ways, found = way.breakdown.stages, []
         for number, (stage, times) in enumerate(zip(way.course.route.stages, ways, strict=True)):
             computing = way.stages[number].total
-            back = way.hops[-1].seconds if number == len(ways) - 1 else 0.0
+            back = way.back if number == len(ways) - 1 else 0.0
             begun = self._now + times.total - computing - back
             streams = any(share.residency is Residency.STREAMED for share in stage.shares)
             ended = self._through(way, number, begun) if streams else begun + computing

@@ -1,61 +1,88 @@
-"""All layers in one place, the embedding and the head there too or elsewhere: every way is reckoned."""
+"""All layers in one place, the embedding and the head there too or elsewhere: every way is reckoned.
+
+Of those that stream, as many as there is time for, the most promising first.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
 from math import inf
 
 from potluck.planner.layout import Layout
-from potluck.planner.places import Ends, Place
-from potluck.planner.problem import Found, Problem, Search
+from potluck.planner.problem import Problem, Search
 from potluck.planner.streaming import kept_beside
+from potluck.planner.tour import MOST_EXACT
 
-# Of a larger fleet, only the places that are quickest with an end are tried for it.
-_MOST_ENDS = 32
+_CLOSE = 1 + 1e-6
+# What is streamed is predicted layer by layer: so many layers are a second or two.
+_MOST_LAYERS = 4_000
+# In a larger fleet, the quickest places for an end: the second serves where both ends do not fit the first.
+_MOST_ENDS = 2
 
 
 def single(problem: Problem, limit: float) -> Search:
     """The best plan with all layers in one place."""
-    best, bound = None, _bound(problem)
-    for least, layout in sorted(((_least(problem, one), one) for one in _layouts(problem)), key=lambda one: one[0]):
-        if least > limit * (1 + 1e-6):
+    reckoned = [(_least(problem, layout), layout) for layout in _layouts(problem)]
+    reckoned.sort(key=lambda one: one[0])
+    whole = next((layout for _, layout in reckoned if not layout.kept), None)
+    best = problem.found(whole) if whole else None
+    limit = min(limit, best.seconds if best else inf)
+    budget = max(4, _MOST_LAYERS // problem.layers)
+    for least, layout in (one for one in reckoned if one[1].kept):
+        if best and least * _CLOSE >= limit:
             break
-        found = _streamed(problem, layout, limit)
-        if found and (best is None or found.seconds < best.seconds):
-            best, limit = found, min(limit, found.seconds)
-    return Search(best, bound)
-
-
-def _streamed(problem: Problem, layout: Layout, limit: float) -> Found | None:
-    """The layout with as many layers resident as is best: fewer leave more room for those that come and go."""
-    number, best = layout.order[0], None
-    place, ends = problem.places[number], layout.ends(number)
-    if place.room(ends) >= problem.layers:
-        return problem.found(layout)
-    holder, serial = place.holders[0], _serial(problem, layout)
-    free = holder.free - holder.ends[ends] - problem.layers * holder.layer_kv
-    for kept in range(min(problem.layers - 1, kept_beside(1, free, holder.layer_weights)), -1, -1):
-        reading = (problem.layers - kept) * holder.layer_weights / place.disk
-        if max(serial, reading) > limit or (best and max(serial, reading) >= best.seconds):
-            break
-        found = problem.found(replace(layout, kept={number: kept}))
-        best = found if best is None or found.seconds < best.seconds else best
-    return best
+        if not budget:
+            return Search(best, least)
+        found, budget = problem.found(layout), budget - 1
+        best = min(best or found, found, key=lambda one: one.seconds)
+        limit = min(limit, best.seconds)
+    return Search(best)
 
 
 def _layouts(problem: Problem) -> Iterator[Layout]:
-    numbers = range(len(problem.places))
-    ends = sorted(numbers, key=lambda end: (problem.places[end].head_seconds, problem.hops.enter(end)))[:_MOST_ENDS]
+    """Every layout that fits; where layers are streamed, with every number of those that stay."""
     required = set(problem.required())
-    for place in numbers:
+    for place in range(len(problem.places)):
         if required <= {place} and problem.places[place].most() >= problem.layers:
-            for embedding, head in product({place, *ends}, repeat=2):
+            for embedding, head in _ends(problem, place):
                 layout = Layout((place,), {place: problem.layers}, embedding, head)
                 if _fits(problem, layout):
-                    yield layout
+                    yield from (replace(layout, kept=kept) for kept in _kept(problem, layout))
+
+
+def _ends(problem: Problem, place: int) -> Iterator[tuple[int, int]]:
+    places, hops = problem.places, problem.hops
+
+    def embedding(end: int) -> float:
+        return places[end].embedding_seconds + hops.enter(end) + hops.between(end, place)
+
+    def head(end: int) -> float:
+        return places[end].head_seconds + hops.leave(end) + hops.between(place, end)
+
+    yield from product(_quickest(problem, place, embedding), _quickest(problem, place, head))
+
+
+def _quickest(problem: Problem, place: int, seconds: Callable[[int], float]) -> list[int]:
+    """Where an end could be: the place with the layers, and the quickest others, all of them where they are few."""
+    others = sorted((end for end in range(len(problem.places)) if end != place), key=seconds)
+    few = len(others) < MOST_EXACT
+    return [place, *(others if few else [end for end in others if problem.places[end].room() >= 0][:_MOST_ENDS])]
+
+
+def _kept(problem: Problem, layout: Layout) -> Iterator[dict[int, int]]:
+    """How many layers stay: all where they fit, else every number that leaves room for two that come and go."""
+    number = layout.order[0]
+    place, ends = problem.places[number], layout.ends(number)
+    if place.room(ends) >= problem.layers:
+        yield {}
+        return
+    holder = place.holders[0]
+    free = holder.free - holder.ends[ends] - problem.layers * holder.layer_kv
+    for kept in range(min(problem.layers - 1, kept_beside(1, free, holder.layer_weights)) + 1):
+        yield {number: kept}
 
 
 def _fits(problem: Problem, layout: Layout) -> bool:
@@ -74,19 +101,18 @@ def _serial(problem: Problem, layout: Layout) -> float:
 
 def _least(problem: Problem, layout: Layout) -> float:
     """What a layout costs at least; where nothing is streamed, what `objective` will say of its plan."""
-    place = layout.order[0]
-    reading = _reading(problem.places[place], problem.layers, layout.ends(place))
-    alone, aim = max(_serial(problem, layout), reading), problem.request.goal.aim
+    alone = max(_serial(problem, layout), _reading(problem, layout))
+    aim = problem.request.goal.aim
     if aim == "latency":
         return alone
-    next_ = alone if reading else max(alone / len(layout.used), _slowest(problem, layout))
+    next_ = alone if layout.kept else max(alone / len(layout.used), _slowest(problem, layout))
     return next_ if aim == "throughput" else alone + next_
 
 
 def _slowest(problem: Problem, layout: Layout) -> float:
     """The longest that a place or a link is taken for."""
     place, hops, software = layout.order[0], problem.hops, problem.request.goal.software
-    stages = Counter(dict.fromkeys(layout.used, 1))
+    stages = Counter(layout.used)
     stages[layout.embedding] += layout.embedding == layout.head != place
     busy = [
         problem.places[used].seconds(layout.counts.get(used, 0), layout.ends(used)) + stages[used] * software.stage
@@ -95,18 +121,12 @@ def _slowest(problem: Problem, layout: Layout) -> float:
     return max(*busy, hops.wire(layout.embedding, place), hops.wire(place, layout.head))
 
 
-def _reading(place: Place, layers: int, ends: Ends) -> float:
-    """Seconds that a token's streamed layers take to read, through room for two; 0 where all stay."""
-    if place.room(ends) >= layers:
-        return 0.0
-    holder = place.holders[0]
-    free = holder.free - holder.ends[ends] - layers * holder.layer_kv
-    kept = min(layers, free // holder.layer_weights - 2)
-    return (layers - kept) * holder.layer_weights / place.disk
-
-
-def _bound(problem: Problem) -> float:
-    """Infinite where every way was reckoned."""
-    if len(problem.places) <= _MOST_ENDS:
-        return inf
-    return problem.layers * min(place.layer_seconds for place in problem.places)
+def _reading(problem: Problem, layout: Layout) -> float:
+    """Seconds that a token's streamed layers take to read."""
+    return max(
+        (
+            (problem.layers - kept) * problem.places[number].holders[0].layer_weights / problem.places[number].disk
+            for number, kept in layout.kept.items()
+        ),
+        default=0.0,
+    )

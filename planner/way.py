@@ -54,6 +54,11 @@ class Way:
         entered = (Times(software=self.course.setting.software.stage if hop.frames else 0.0) for hop in self.hops)
         return tuple(stage + software for stage, software in zip(self.stages, entered, strict=False))
 
+    @property
+    def back(self) -> float:
+        """Seconds of the way back to the engine."""
+        return self.hops[-1].seconds + self.course.setting.software.frame
+
     @cached_property
     def breakdown(self) -> Breakdown:
         """What it all takes; every hop counts to the stage that it leads into, the last one to the last stage."""
