@@ -57,6 +57,7 @@ def page(answer: Answer) -> str:
         model=answer.plan.model,
         dtype=answer.plan.dtype,
         fleet=answer.fleet.name,
+        batch=answer.goal.batch,
         speed=f"{1 / answer.prediction.time_per_token:.3g}",
         first=seconds_text(answer.prediction.time_to_first_token),
         each=seconds_text(answer.prediction.time_per_token),
