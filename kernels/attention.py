@@ -23,12 +23,12 @@ def write_kv(pool_NS2KE: torch.Tensor, slots_T: torch.Tensor, kv_T2KE: torch.Ten
 
 def paged_attention(q_THE: torch.Tensor, pool_NS2KE: torch.Tensor, plan: AttentionPlan, scale: float) -> torch.Tensor:
     """softmax(scale q k) v for every row of the plan, softmax in float32: (T, H, E) in q's dtype."""
-    groups = plan.groups
     if plan.single is not None and _extension_takes(q_THE, pool_NS2KE):
         out_THE = torch.empty_like(q_THE)
         _attend_single(q_THE, pool_NS2KE, plan.single, out_THE, scale)
         _attend_chunks(q_THE, pool_NS2KE, plan, out_THE, scale)
         return out_THE
+    groups = plan.groups
     if len(groups) == 1 and groups[0].rows_B is None:
         q, k, v = _decode_operands(q_THE, pool_NS2KE, groups[0])
         out = F.scaled_dot_product_attention(q, k, v, groups[0].mask_B11L, scale=scale)
