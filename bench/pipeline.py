@@ -51,7 +51,7 @@ def deploy(nodes: int, cache: Path) -> Deployment:
     names = [NodeName(f"n{number}") for number in range(nodes)]
     fleet = Fleet(tuple(Node(name, (_NODE,)) for name in names), names[0], Link(1e-4, 1e9))
     files = model_files(locate("smollm2", cache))
-    goal = Goal(dtype=native_dtype(), kv_tokens=8192)
+    goal = Goal(dtype=native_dtype(), kv_tokens=8192, solver="proportional")
     launches = [WorkerLaunch(name, str(cache), log=str(cache / f"{name}.log")) for name in names]
     engine = ServingEngine("smollm2", 2048, Metrics())
     deployment = Deployment(LocalFabric(launches), engine, files, Serving(goal, 2048, fleet=fleet))

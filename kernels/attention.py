@@ -13,7 +13,7 @@ from potluck.kernels.attention_plan import AttentionPlan, Chunk, DecodeGroup, Si
 from potluck.kernels.extension import float_bits, native, takes
 
 # Heads that the extension has code for.
-_WIDTHS = (16, 32, 64, 80, 96, 128, 256)
+WIDTHS = (16, 32, 64, 80, 96, 128, 256)
 
 
 def write_kv(pool_NS2KE: torch.Tensor, slots_T: torch.Tensor, kv_T2KE: torch.Tensor) -> None:
@@ -23,12 +23,12 @@ def write_kv(pool_NS2KE: torch.Tensor, slots_T: torch.Tensor, kv_T2KE: torch.Ten
 
 def paged_attention(q_THE: torch.Tensor, pool_NS2KE: torch.Tensor, plan: AttentionPlan, scale: float) -> torch.Tensor:
     """softmax(scale q k) v for every row of the plan, softmax in float32: (T, H, E) in q's dtype."""
-    groups = plan.groups
     if plan.single is not None and _extension_takes(q_THE, pool_NS2KE):
         out_THE = torch.empty_like(q_THE)
         _attend_single(q_THE, pool_NS2KE, plan.single, out_THE, scale)
         _attend_chunks(q_THE, pool_NS2KE, plan, out_THE, scale)
         return out_THE
+    groups = plan.groups
     if len(groups) == 1 and groups[0].rows_B is None:
         q, k, v = _decode_operands(q_THE, pool_NS2KE, groups[0])
         out = F.scaled_dot_product_attention(q, k, v, groups[0].mask_B11L, scale=scale)
@@ -53,7 +53,7 @@ def _attend_chunks(
 
 
 def _extension_takes(q_THE: torch.Tensor, pool_NS2KE: torch.Tensor) -> bool:
-    return q_THE.dtype == pool_NS2KE.dtype and q_THE.shape[2] in _WIDTHS and takes(q_THE, pool_NS2KE)
+    return q_THE.dtype == pool_NS2KE.dtype and q_THE.shape[2] in WIDTHS and takes(q_THE, pool_NS2KE)
 
 
 def _attend_single(

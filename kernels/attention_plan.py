@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -87,13 +88,22 @@ class SingleRows:
     most: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AttentionPlan:
-    """All groups and chunks of one step, for layers of one window. `single` is None where there is no extension."""
+    """All single rows and chunks of one step, for layers of one window.
 
-    groups: tuple[DecodeGroup, ...]
+    `single` is None where there is no extension. Groups are formed when they are first asked for: where the extension
+    attends nobody asks, and forming them takes half the time of a plan.
+    """
+
+    form: Callable[[], tuple[DecodeGroup, ...]]
     chunks: tuple[Chunk, ...]
     single: SingleRows | None = None
+
+    @cached_property
+    def groups(self) -> tuple[DecodeGroup, ...]:
+        """The single rows in groups of similar length."""
+        return self.form()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +126,12 @@ def plan_attention(spans: Sequence[Span], paging: Paging) -> AttentionPlan:
     rows = sum(span.count for span in spans)
     reaches = [_reach(span, paging) for span in spans]
     single = [reach for reach in reaches if reach.span.count == 1]
-    groups = tuple(_group(members, rows, paging) for members in split_by_length(single))
+
+    def form() -> tuple[DecodeGroup, ...]:
+        return tuple(_group(members, rows, paging) for members in split_by_length(single))
+
     chunks = tuple(_chunk(reach, paging) for reach in reaches if reach.span.count > 1)
-    return AttentionPlan(groups, chunks, _single(single, paging) if single and native is not None else None)
+    return AttentionPlan(form, chunks, _single(single, paging) if single and native is not None else None)
 
 
 def split_by_length(reaches: Sequence[_Reach]) -> list[list[_Reach]]:

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from potluck.models.spec import Part, PartKind
 from potluck.planner.all_reduce import AllReduce
+from potluck.planner.evidence import Alternative, Proof
 from potluck.planner.fleet import NodeName
 from potluck.planner.prediction import Prediction
 from potluck.planner.share import WHOLE, Residency, Share
@@ -101,7 +102,8 @@ class Plan:
     """The plan of one deployment.
 
     `kv_tokens` is how many tokens of KV every node of the route keeps room for; `dtype` the compute type;
-    `reasons` one line per node that says why it holds what it holds.
+    `reasons` one line per node that says why it holds what it holds; `proof` how good the plan is, and `alternatives`
+    what else was found, the best first.
     """
 
     model: str
@@ -110,6 +112,8 @@ class Plan:
     kv_tokens: int
     prediction: Prediction | None = None
     reasons: Mapping[NodeName, str] = field(default_factory=dict)
+    proof: Proof | None = None
+    alternatives: tuple[Alternative, ...] = ()
 
     @property
     def nodes(self) -> tuple[NodeName, ...]:

@@ -18,13 +18,14 @@ from collections.abc import Mapping
 
 from potluck.models.spec import ModelSpec
 from potluck.planner.costs import ITEMSIZE
+from potluck.planner.evidence_file import alternative_data, alternatives_from, proof_data, proof_from
 from potluck.planner.fields import FieldError, fields, items, one_of, table, text, whole
 from potluck.planner.fleet import NodeName
 from potluck.planner.plan import Plan, Purpose, Route
 from potluck.planner.prediction_file import prediction_from, prediction_to_data
 from potluck.planner.stage_file import stage_from, stage_to_data
 
-_PLAN = ("model", "dtype", "kv_tokens", "stages", "routes", "predicted", "reasons")
+_PLAN = ("model", "dtype", "kv_tokens", "stages", "routes", "predicted", "reasons", "proof", "alternatives")
 
 
 def plan_from_data(data: object, spec: ModelSpec) -> Plan:
@@ -44,6 +45,8 @@ def plan_from_data(data: object, spec: ModelSpec) -> Plan:
         kv_tokens=whole(top["kv_tokens"], "kv_tokens", 1),
         prediction=prediction_from(top["predicted"]) if top.get("predicted") is not None else None,
         reasons=_reasons(top.get("reasons", {})),
+        proof=proof_from(top["proof"]) if top.get("proof") is not None else None,
+        alternatives=alternatives_from(top["alternatives"]) if top.get("alternatives") else (),
     )
 
 
@@ -58,6 +61,10 @@ def plan_to_data(plan: Plan) -> dict[str, object]:
         data["predicted"] = prediction_to_data(plan.prediction)
     if plan.reasons:
         data["reasons"] = {str(node): reason for node, reason in plan.reasons.items()}
+    if plan.proof is not None:
+        data["proof"] = proof_data(plan.proof)
+    if plan.alternatives:
+        data["alternatives"] = [alternative_data(one) for one in plan.alternatives]
     return data
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from potluck.proto.step import Outcome, Outputs, Run, Sampling, Step, TokenScore
@@ -99,14 +100,14 @@ class Sampler:
         return f"token {outside[0]} in logit_bias or banned is not in the vocabulary" if outside else ""
 
     def _answer(self, rows: list[_Row], logits_RV: torch.Tensor, answers: dict[int, _Answer]) -> None:
-        best_R, greedy_R = logits_RV.max(-1)
-        for row, finite in zip(rows, best_R.isfinite().tolist(), strict=True):
+        finite_R, greedy_R = _likeliest(logits_RV)
+        for row, finite in zip(rows, finite_R, strict=True):
             if not finite:
                 answers[
                     row.run.sequence
                 ].error = "the model's logits are not finite numbers; its weights may be damaged"
         good = [i for i, row in enumerate(rows) if not answers[row.run.sequence].error]
-        nexts = self._next_tokens(rows, good, (logits_RV, greedy_R.tolist()), answers)
+        nexts = self._next_tokens(rows, good, (logits_RV, greedy_R), answers)
         scored = [i for i in nexts if rows[i].scored]
         scores = _scores(logits_RV, scored, [nexts[i] for i in scored], [rows[i].top for i in scored])
         for i, token in nexts.items():
@@ -147,9 +148,8 @@ def _choose(rows: list[_Row], logits_RV: torch.Tensor) -> list[int]:
     for row, sampling, logits_V in zip(rows, samplings, logits_RV, strict=True):
         if adjusts(sampling):
             adjust(logits_V, sampling, row.state)
-    best_R, greedy_R = logits_RV.max(-1)
-    possible = best_R.isfinite().tolist()
-    tokens = [token if fine else -1 for token, fine in zip(greedy_R.tolist(), possible, strict=True)]
+    possible, greedy = _likeliest(logits_RV)
+    tokens = [token if fine else -1 for token, fine in zip(greedy, possible, strict=True)]
     drawn = [i for i, sampling in enumerate(samplings) if sampling.temperature > 0 and possible[i]]
     if drawn:
         part_RV = logits_RV if len(drawn) == len(rows) else logits_RV[drawn]
@@ -157,6 +157,16 @@ def _choose(rows: list[_Row], logits_RV: torch.Tensor) -> list[int]:
         for i, token in zip(drawn, draw(part_RV, draws), strict=True):
             tokens[i] = token
     return tokens
+
+
+def _likeliest(logits_RV: torch.Tensor) -> tuple[list[bool], list[int]]:
+    """Whether each row's largest logit is a finite number (a NaN counts as largest), and the first token that has it.
+
+    By numpy: of a row of 128256 in 6 us, where torch's max takes 66.
+    """
+    numbers_RV = logits_RV.numpy()
+    tokens_R = numbers_RV.argmax(-1)
+    return np.isfinite(numbers_RV[np.arange(len(tokens_R)), tokens_R]).tolist(), tokens_R.tolist()
 
 
 def _draw_of(sampling: Sampling, position: int) -> Draw:

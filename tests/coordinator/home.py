@@ -70,7 +70,13 @@ class Home:
         self.fabric = fabric([WorkerLaunch(name, str(cache / name), log=str(cache / f"{name}.log")) for name in names])
         files = ModelFiles(read_spec(folder), str(folder), open_checkpoint(folder).fingerprint)
         self.engine = ServingEngine("tiny", 512, self.metrics)
-        serving = Serving(Goal(**{"kv_tokens": 4096} | goal), 512, fleet=fleet, max_rows=64, silent_seconds=silent)
+        serving = Serving(
+            Goal(**{"kv_tokens": 4096, "solver": "proportional"} | goal),
+            512,
+            fleet=fleet,
+            max_rows=64,
+            silent_seconds=silent,
+        )
         self.deployment = Deployment(self.fabric, self.engine, files, serving)
 
     def start(self):

@@ -24,7 +24,9 @@ NODES = ("attic", "hall", "nas")
 def plan():
     fleet = Fleet(tuple(Node(name, (Device("cpu", 1e9, 1e9, 1 << 30),)) for name in NODES), "attic", Link(1e-3, 1e8))
     windows = ring_windows(NODES, {"attic": 3, "hall": 3, "nas": 2}, 2)
-    return replace(solve(fleet, SPEC, Goal(kv_tokens=1000)), routes=(ring_route(windows, "attic", "attic"),))
+    return replace(
+        solve(fleet, SPEC, Goal(kv_tokens=1000, solver="proportional")), routes=(ring_route(windows, "attic", "attic"),)
+    )
 
 
 def made_of(plan, **rest):

@@ -82,7 +82,9 @@ class Rig:
         return Fleet(chosen, NODES[0], Link(1e-4, 1e9))
 
     def plan_for(self, files, nodes, rounds=1, dtype="float32", kv_tokens=4096, head="home"):
-        plan = solve(self.fleet(nodes), files.spec, Goal(dtype=dtype, kv_tokens=kv_tokens, rounds=rounds))
+        plan = solve(
+            self.fleet(nodes), files.spec, Goal(dtype=dtype, kv_tokens=kv_tokens, rounds=rounds, solver="proportional")
+        )
         return self.head_at(plan, head)
 
     def plan_by_hand(self, files, pieces, dtype="float32"):

@@ -41,7 +41,7 @@ def test_text_through_three_raylets(address, tools, oracles, tiny_model, tmp_pat
     template = WorkerLaunch("", str(tmp_path), threads=1, log=str(tmp_path / "log"))
     fabric = RayFabric(address, template=template)
     engine = ServingEngine("tiny", 512, Metrics())
-    deployment = Deployment(fabric, engine, files, Serving(Goal(kv_tokens=2048), 512))
+    deployment = Deployment(fabric, engine, files, Serving(Goal(kv_tokens=2048, solver="proportional"), 512))
     try:
         deployment.start(Quiet())
         assert len(fabric.nodes) == 3

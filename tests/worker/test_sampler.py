@@ -40,6 +40,12 @@ def test_greedy_takes_the_best(sampler):
     assert all(outcome.score is None and not outcome.prompt for outcome in outcomes)
 
 
+def test_of_equal_logits_the_first_is_taken(sampler):
+    x = torch.full((2, VOCAB), -1.0)
+    x[0, [7, 8, 40]], x[1, [3, 49]] = 2.0, -0.5
+    assert [outcome.token for outcome in sampler.sample(Step(1, [run(1), run(2)]), x)] == [7, 3]
+
+
 def test_a_chunk_in_the_middle_has_no_outcome_but_is_remembered(sampler):
     sampling = Sampling(temperature=0.0, repetition_penalty=1e6)
     x = torch.full((1, VOCAB), 1.0)

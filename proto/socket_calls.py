@@ -1,0 +1,102 @@
+"""Sending and receiving a message's head and body on a socket that does not block: in C++, or in Python where an
+installation has no compiler. The same functions, two to three times slower."""
+
+from __future__ import annotations
+
+import select
+import socket
+from types import ModuleType
+from typing import Protocol
+
+import numpy as np
+
+try:
+    from potluck.proto import _link as _loaded  # type: ignore[attr-defined]
+except ImportError:
+    _loaded = None
+
+Buffer = bytes | bytearray | memoryview
+
+
+class SocketCalls(Protocol):
+    """What `MemberLink` needs of the kernel."""
+
+    def checksum(self, data: Buffer) -> int:
+        """The sum of its 64-bit words, the last one filled up with zeros, modulo 2 ** 64."""
+
+    def send(self, fd: int, head: Buffer, body: Buffer, done: int, timeout_ms: int) -> int:
+        """How many bytes of head and body the kernel has after this, of which it had `done`; raises OSError."""
+
+    def receive(self, fd: int, head: Buffer, body: Buffer, done: int, wait: tuple[int, int]) -> int:
+        """How many bytes of head and body have come; -1 where the other end has ended the stream. Raises OSError.
+
+        `wait`: milliseconds for which it waits whenever nothing comes; microseconds that it looks before it sleeps.
+        """
+
+
+class PythonCalls:
+    """In plain Python."""
+
+    def checksum(self, data: Buffer) -> int:
+        """See `SocketCalls`."""
+        words = np.frombuffer(data, np.uint64, len(data) // 8)
+        last = int.from_bytes(memoryview(data)[8 * len(words) :], "little")
+        return (int(words.sum(dtype=np.uint64)) + last) % (1 << 64)
+
+    def send(self, fd: int, head: Buffer, body: Buffer, done: int, timeout_ms: int) -> int:
+        """See `SocketCalls`."""
+        with _borrowed(fd) as sock:
+            while pieces := _rest(head, body, done):
+                try:
+                    done += sock.sendmsg(pieces)
+                except (BlockingIOError, InterruptedError):
+                    if not _waits(fd, select.POLLOUT, timeout_ms):
+                        break
+        return done
+
+    def receive(self, fd: int, head: Buffer, body: Buffer, done: int, wait: tuple[int, int]) -> int:
+        """See `SocketCalls`; never spins."""
+        with _borrowed(fd) as sock:
+            while pieces := _rest(head, body, done):
+                try:
+                    count = sock.recvmsg_into(pieces)[0]
+                except (BlockingIOError, InterruptedError):
+                    if not _waits(fd, select.POLLIN, wait[0]):
+                        break
+                    continue
+                if not count:
+                    return -1
+                done += count
+        return done
+
+
+class _borrowed:
+    """A socket object over a descriptor that stays open."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+
+    def __enter__(self) -> socket.socket:
+        return self._socket
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.detach()
+
+
+def _rest(head: Buffer, body: Buffer, done: int) -> list[memoryview]:
+    pieces = [memoryview(head)[done:], memoryview(body)[max(0, done - len(head)) :]]
+    return [piece for piece in pieces if len(piece)]
+
+
+def _waits(fd: int, event: int, timeout_ms: int) -> bool:
+    """Whether something happened within the time."""
+    if not timeout_ms:
+        return False
+    poller = select.poll()
+    poller.register(fd, event)
+    return bool(poller.poll(timeout_ms))
+
+
+PYTHON: SocketCalls = PythonCalls()
+_module: ModuleType | None = _loaded
+CALLS: SocketCalls = PYTHON if _module is None else _module
