@@ -94,5 +94,7 @@ def test_what_a_group_agrees_on(homes):
     assert agreement(stage(), fast, "bfloat16").wire is Wire.FLOAT32, "the wire is as fast as memory"
     asked = agreement(stage(algorithm=RING, wire=Wire.INT8), slow, "float32")
     assert asked == Agreement(Wire.INT8, ((0, RING),))
+    kept = agreement(stage(wire=Wire.INT8_FEEDBACK), slow, "float32")
+    assert kept == Agreement(Wire.INT8_FEEDBACK, ((0, DIRECT),)), "a ring would be faster for large sums"
     plan = homes.plan(homes.stage("a", homes.EMBEDDING), stage(algorithm=STAR))
     assert agreements(plan, slow) == {1: Agreement(Wire.FLOAT32, ((0, STAR),))}
