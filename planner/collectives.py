@@ -81,7 +81,7 @@ def choose(
 
 
 def _last_of(mesh: Mesh, algorithm: Algorithm, sizes: tuple[int, int], among: Collection[Algorithm]) -> int:
-    """The largest size at which an algorithm is the fastest that is so at the first of two sizes, and not at the last."""
+    """The largest size at which an algorithm is the fastest that is so at the first of two, and not at the last."""
     low, high = sizes
     while high - low > 1:
         middle = (low + high) // 2
