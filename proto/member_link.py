@@ -24,7 +24,7 @@ _HEADER = struct.Struct("<4sQIQd")
 _SIZE = _HEADER.size
 _MARK = b"PLSU"
 _PATIENCE_MS = 1000
-_MOST_STALLED = 3  # seconds without a byte in the middle of a message
+_MOST_STALLED = 2  # seconds without a byte in the middle of a message
 # Waking a processor that sleeps takes 20 to 50 us on the machines at hand, as long as members are apart who compute
 # equal parts: whoever waited no longer than this the last time does not go to sleep before.
 _SPIN_US = 150
