@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from all_reduce import echo
 from all_reduce import measure as measure_sums
+from hop import measure_hop
 from pipeline import Silent, machine, per_token, token_times
 from synthetic import write_model
 
@@ -37,6 +38,7 @@ from potluck.deploy.prepare import model_files
 from potluck.models.open import open_checkpoint, read_spec
 from potluck.models.source import locate
 from potluck.models.spec import ModelSpec
+from potluck.planner.all_reduce import AllReduce
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
 from potluck.planner.goal import Goal
 from potluck.planner.plan import Plan, Route, Share, Stage
@@ -56,11 +58,11 @@ _KV_TOKENS = 4096
 _PROMPT = 512
 
 
-def grouped(spec: ModelSpec) -> Plan:
-    """Both nodes run everything, half each."""
+def grouped(spec: ModelSpec, pieces: int | None = None) -> Plan:
+    """Both nodes run everything, half each; sums of many rows travel in so many pieces."""
     parts = tuple(spec.parts())
     shares = split_shares(spec, parts, [Share(name) for name in _NAMES], [Fraction(1)] * 2)
-    return _plan(spec, [Stage(parts, shares)])
+    return _plan(spec, [Stage(parts, shares, all_reduce=AllReduce(pieces=pieces))])
 
 
 def piped(spec: ModelSpec) -> Plan:
@@ -181,6 +183,7 @@ def measure(rounds: int, folder: Path) -> dict[str, float]:
     median = {name: statistics.median(values) for name, values in figures.items()}
     return {
         "tcp_echo_8k_us_p50": round(echo(size), 1),
+        "grpc_hop_8k_us_p50": round(measure_hop(pace=None, wire="grpc")["p50"], 1),
         "allreduce_8k_us_p50": round(sum_us, 1),
         "decode_alone_tokens_per_second": round(1 / median["alone"], 1),
         "decode_group_tokens_per_second": round(1 / median["group"], 1),
@@ -210,6 +213,23 @@ def over_links(folder: Path) -> list[tuple[float, float, float]]:
                 deployment.stop()
         rows.append((latency, *times))
     return rows
+
+
+def prefill_over_links(rounds: int, folder: Path) -> dict[str, float]:
+    """Tokens per second of a prompt over 1 Gbit/s and 0.5 ms: sums whole, and in pieces under the products."""
+    path = folder / "synthetic.gguf"
+    spec = read_spec(path)
+    both = [deploy(path, grouped(spec, pieces), folder, 0.0005) for pieces in (1, None)]
+    try:
+        times = [[first_token(one.engine) for one in both] for _ in range(rounds + 1)][1:]
+    finally:
+        for one in both:
+            one.stop()
+    whole, pieces = (_PROMPT / statistics.median(side) for side in zip(*times, strict=True))
+    return {
+        "prefill_1gbit_tokens_per_second": round(whole, 1),
+        "prefill_1gbit_pieces_tokens_per_second": round(pieces, 1),
+    }
 
 
 def _over(over: float, under: float) -> float:
@@ -242,7 +262,8 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="keep the table in bench/results/tensor_parallel.md")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        results, links = measure(flags.rounds, Path(folder)), over_links(Path(folder))
+        results = measure(flags.rounds, Path(folder)) | prefill_over_links(flags.rounds, Path(folder))
+        links = over_links(Path(folder))
     print(json.dumps(results | {"links": links}, indent=2) if flags.json else table(results, links))
     if flags.save:
         text = f"# bench/tensor_parallel.py\n\n{machine()}; one thread per process; {time.strftime('%Y-%m-%d')}\n\n"

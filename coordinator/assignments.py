@@ -134,6 +134,7 @@ def _group(stage: Stage, share: Share, spec: ModelSpec, agreement: Agreement) ->
         first_rows=[first for first, _ in rows],
         end_rows=[end for _, end in rows],
         wire=agreement.wire,
+        pieces=agreement.pieces,
         reductions=[pb.Reduction(most_bytes=most, algorithm=name) for most, name in agreement.reductions],
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,6 +58,8 @@ def serve(
     grace: flags.Grace = 30.0,
     fewest: flags.Fewest = False,
     streaming: flags.Streaming = True,
+    spread: flags.Spread = flags.SpreadName.ALL,
+    share: flags.Share = None,
     without: flags.Without = None,
     threads: flags.Threads = 0,
     local: flags.Local = False,
@@ -78,6 +81,7 @@ def serve(
     wish = Wish(
         *(dtype, rounds, context, kv_tokens, fewest, out, max_rows, step_seconds, wire.value, quantize, streaming)
     )
+    wish = replace(wish, spread=spread.value, share=tuple(share or ()))
     prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
     hosts = (*default_hosts(host), *(allowed_host or ()))
     options = ApiOptions(
@@ -104,6 +108,8 @@ def run(
     context: flags.Context = None,
     fewest: flags.Fewest = False,
     streaming: flags.Streaming = True,
+    spread: flags.Spread = flags.SpreadName.ALL,
+    share: flags.Share = None,
     without: flags.Without = None,
     threads: flags.Threads = 0,
     local: flags.Local = False,
@@ -118,6 +124,7 @@ def run(
     text = sys.stdin.read() if prompt == "-" else prompt
     out = tuple(without or ())
     wish = Wish(dtype, rounds, context, None, fewest, out, quantize=quantize, streaming=streaming)
+    wish = replace(wish, spread=spread.value, share=tuple(share or ()))
     prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
     raise typer.Exit(run(prepared.with_template(chat_template), Ask(text, max_tokens, temperature, seed, raw), as_json))
 
@@ -125,8 +132,13 @@ def run(
 @app.command()
 def plan(
     model: flags.Model,
-    fleet: flags.FleetName = None,
+    fleet: flags.Described = None,
     address: flags.Address = None,
+    add: flags.Add = None,
+    remove: flags.Remove = None,
+    link: flags.LinkKind = None,
+    prompt: flags.Prompt = None,
+    batch: flags.Batch = 1,
     save: Annotated[Path | None, typer.Option(help="Write the plan to this YAML file, to edit and give back.")] = None,
     plan_file: flags.PlanFile = None,
     dtype: flags.ComputeType = flags.DType.AUTO,
@@ -136,41 +148,88 @@ def plan(
     kv_tokens: flags.KvTokens = None,
     fewest: flags.Fewest = False,
     streaming: flags.Streaming = True,
+    spread: flags.Spread = flags.SpreadName.BEST,
+    share: flags.Share = None,
+    solver: flags.Solver = flags.SolverName.EXACT,
     without: flags.Without = None,
     threads: flags.Threads = 0,
     local: flags.Local = False,
     cache: flags.Cache = None,
     offline: flags.Offline = False,
+    html: flags.Html = None,
     as_json: flags.AsJson = False,
 ) -> None:
-    """Show who would hold what and why, without loading anything."""
-    from potluck.deploy.looking import Output, show_plan
+    """Say who would hold what, why, and how fast it would be: before anything is downloaded, or bought.
+
+    A model's configuration is enough, and for well-known models it ships with Potluck (`cluster models`).
+    """
+    from potluck.deploy.console import describing
+    from potluck.deploy.planning import Output, show_plan
     from potluck.deploy.prepare import Where, Wish
+    from potluck.planner.what_if import Changes
 
     where = Where(fleet, address, local, _cache(cache), offline, threads)
     out = tuple(without or ())
-    wish = Wish(dtype, rounds, context, kv_tokens, fewest, out, quantize=quantize, streaming=streaming)
-    show_plan(_find(model, cache, offline), where, wish, Output(plan_file, save, as_json))
+    wish = Wish(dtype, rounds, context, kv_tokens, fewest, out, quantize=quantize, streaming=streaming, prompt=prompt)
+    wish = replace(wish, batch=batch, spread=spread.value, share=tuple(share or ()), solver=solver.value)
+    changes = Changes(tuple(add or ()), tuple(remove or ()), tuple(link or ()))
+    described = describing(model, where.cache, offline)
+    show_plan(described, where, wish, changes, Output(plan_file, save, html, as_json))
     if not as_json:
-        hint(f"next: {_next('serve', '--save')}" + (f" --plan {save}" if save else ""))
+        hint(f"next: {_after_plan(described.here and not changes, html, save)}")
 
 
 @app.command()
 def nodes(
-    fleet: flags.FleetName = None,
+    fleet: flags.Described = None,
     address: flags.Address = None,
     threads: flags.Threads = 0,
     local: flags.Local = False,
     cache: flags.Cache = None,
     as_json: flags.AsJson = False,
 ) -> None:
-    """Show the machines of a fleet and the links between them: as described, or as measured now."""
+    """Show the machines of a fleet and the links between them: as described, or as measured.
+
+    What this machine measured of itself is kept until its hardware changes; `cluster profile` measures anew.
+    """
     from potluck.deploy.looking import show_nodes
     from potluck.deploy.prepare import Where
 
     show_nodes(Where(fleet, address, local, _cache(cache), threads=threads), as_json)
     if not as_json:
         hint("next: cluster plan smollm2" + _where_words(fleet, address))
+
+
+@app.command()
+def profile(
+    address: flags.Address = None,
+    threads: flags.Threads = 0,
+    local: flags.Local = False,
+    cache: flags.Cache = None,
+    as_json: flags.AsJson = False,
+) -> None:
+    """Measure the nodes and the links between them anew, and show them."""
+    from potluck.deploy.looking import show_nodes
+    from potluck.deploy.prepare import Where
+
+    show_nodes(Where(None, address, local, _cache(cache), threads=threads), as_json, anew=True)
+    if not as_json:
+        hint("next: cluster plan smollm2" + _where_words(None, address))
+
+
+@app.command()
+def catalogue(
+    word: Annotated[
+        str | None, typer.Argument(help="Only machines with this in their name.", show_default=False)
+    ] = None,
+    as_json: flags.AsJson = False,
+) -> None:
+    """Show common machines and links, to plan with before there are any."""
+    from potluck.deploy.looking import show_catalogue
+
+    show_catalogue(word or "", as_json)
+    if not as_json:
+        hint("next: cluster plan Qwen/Qwen3-8B --quantize int4 --fleet home --add rtx3060-12gb")
 
 
 @app.command()
@@ -224,6 +283,15 @@ def _next(command: str, *left_out: str) -> str:
         elif not equals:
             next(typed, None)
     return shlex.join(words)
+
+
+def _after_plan(can_serve: bool, html: Path | None, save: Path | None) -> str:
+    if can_serve:
+        command = _next("serve", "--save", "--html", "--prompt", "--batch", "--solver")
+        return f"{command} --plan {save}" if save else command if "--spread" in command else f"{command} --spread best"
+    if html is None:
+        return f"{_next('plan')} --html plan.html"
+    return f"open {html}; docs/fleet-file.md says how to keep such a fleet in a file"
 
 
 def _where_words(fleet: str | None, address: str | None) -> str:

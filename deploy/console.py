@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from potluck.models.described import Described, describe
 from potluck.models.source import ModelPath, locate
+from potluck.models.source import Progress as OnBytes
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -51,6 +55,22 @@ def locating(model: str, cache: Path, offline: bool) -> ModelPath:
     Raises:
         ModelNotFound: one line with the remedy.
     """
+    with _bars() as report:
+        return locate(model, cache, report, offline)
+
+
+def describing(model: str, cache: Path, offline: bool) -> Described:
+    """The shape of the model a person named, without its weights where that is possible; bars as in `locating`.
+
+    Raises:
+        ModelNotFound: one line with the remedy.
+    """
+    with _bars() as report:
+        return describe(model, cache, report, offline)
+
+
+@contextmanager
+def _bars() -> Iterator[OnBytes]:
     tasks: dict[str, TaskID] = {}
     bars = byte_bars()
 
@@ -62,7 +82,7 @@ def locating(model: str, cache: Path, offline: bool) -> ModelPath:
         bars.update(tasks[what], completed=done)
 
     try:
-        return locate(model, cache, report, offline)
+        yield report
     finally:
         if tasks:
             bars.stop()

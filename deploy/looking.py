@@ -1,89 +1,62 @@
-"""Commands that only look: `plan`, `nodes` and `models`."""
+"""Commands that only look: `nodes`, `profile`, `models` and `catalogue`."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
 from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from potluck.coordinator.calls import Callers, fleet_of
-from potluck.deploy.console import ERR, OUT, show
-from potluck.deploy.fleet_files import read_fleet
+from potluck.deploy.catalogue_tables import catalogue_report, kinds_table, machines_table
+from potluck.deploy.console import OUT, show
+from potluck.deploy.fleet_files import read_catalogue, read_fleet
 from potluck.deploy.machine import native_dtype
-from potluck.deploy.plan_data import plan_report
-from potluck.deploy.prepare import Where, Wish, check_wish, fabric_of, goal_of, read_plan, wished_spec
-from potluck.deploy.tables import bytes_text, links_table, nodes_table, plan_table
-from potluck.models.open import read_spec
-from potluck.models.source import ModelPath, known_models
-from potluck.planner.fleet import Fleet, NodeName
+from potluck.deploy.measured import measured_fleet
+from potluck.deploy.prepare import Where
+from potluck.deploy.tables import bytes_text, links_table, nodes_table
+from potluck.models.shipped import shipped_models
+from potluck.models.source import known_models
 from potluck.planner.fleet_file import fleet_to_data
-from potluck.planner.plan_file import plan_to_data
-from potluck.planner.predict import predict
-from potluck.planner.solve import solve
-from potluck.planner.validate import validate
 from potluck.worker.shard_cache import CachedShards, cached_shards, remove
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """A plan to check instead of solving, where to write the plan, and in which form to show it."""
-
-    plan: Path | None
-    save: Path | None
-    as_json: bool
-
-
-def show_plan(found: ModelPath, where: Where, wish: Wish, output: Output) -> None:
-    """Solve (or check a plan made by hand) and show who would hold what.
+def show_nodes(where: Where, as_json: bool, anew: bool = False) -> None:
+    """Show a described fleet, or a measured one.
 
     Raises:
-        DoesNotFit, PlanError, FleetFileError, OSError: one line each.
+        FleetFileError, FabricError, CallError: one line each.
     """
-    spec = wished_spec(read_spec(found.path), wish)
-    given = read_plan(output.plan, spec) if output.plan else None
-    check_wish(spec, wish, given)
-    goal = goal_of(spec, found.name, wish)
-    fleet = read_fleet(where.fleet) if where.fleet else measured_fleet(where, goal.dtype)
-    plan = given or solve(fleet, spec, goal)
-    validate(plan, fleet, spec)
-    if plan.prediction is None:
-        plan = replace(plan, prediction=predict(plan, fleet, spec, goal))
-    show(plan_table(plan, fleet), plan_report(plan, fleet), output.as_json)
-    if output.save:
-        output.save.write_text(yaml.safe_dump(plan_to_data(plan), sort_keys=False, width=120), "utf-8")
-
-
-def show_nodes(where: Where, as_json: bool) -> None:
-    """Show a described fleet, or measure one."""
-    fleet = read_fleet(where.fleet) if where.fleet else measured_fleet(where, native_dtype())
-    tables = [nodes_table(fleet), *([links_table(fleet)] if len(fleet.nodes) > 1 else [])]
+    if where.fleet:
+        fleet, note = read_fleet(where.fleet), ""
+    else:
+        measured = measured_fleet(where, native_dtype(), anew)
+        fleet, note = measured.fleet, _when(measured.age)
+    tables = [nodes_table(fleet, note), *([links_table(fleet)] if len(fleet.nodes) > 1 else [])]
     show(Group(*tables), fleet_to_data(fleet), as_json)
 
 
-def measured_fleet(where: Where, dtype: str) -> Fleet:
-    """Start a worker on every node, let it measure, and stop it again.
+def _when(age: float) -> str:
+    if age < 1:
+        return "; measured now"
+    hours = age / 3600
+    ago = f"{age / 60:.0f} minutes" if hours < 2 else f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.0f} days"
+    return f"; measured {ago} ago, `cluster profile` measures anew"
+
+
+def show_catalogue(word: str, as_json: bool) -> None:
+    """Show the machines of the catalogue whose names have this in them, and all kinds of links.
 
     Raises:
-        FabricError, CallError: one line each.
+        ValueError: no name has.
     """
-    fabric, token = fabric_of(where, None), secrets.token_hex(32)
-    try:
-        with ERR.status("starting a worker on every node"):
-            callers = Callers(fabric.start(token), token)
-        try:
-            with ERR.status("measuring nodes and links"):
-                replies = callers.probe(dtype)
-        finally:
-            callers.close()
-    finally:
-        fabric.stop()
-    return fleet_of(replies, NodeName(next(iter(replies))))
+    catalogue = read_catalogue()
+    chosen = [machine for name, machine in catalogue.machines.items() if word.lower() in name]
+    if not chosen:
+        raise ValueError(f"no machine of the catalogue has {word!r} in its name; `cluster catalogue` lists them all")
+    tables = Group(machines_table(chosen), kinds_table(list(catalogue.links.values())))
+    show(tables, catalogue_report(chosen, list(catalogue.links.values())), as_json)
 
 
 def clean_models(cache: Path, which: str) -> None:
@@ -125,9 +98,10 @@ def show_models(cache: Path, as_json: bool) -> None:
         {"model": one.model, "files": len(one.files), "bytes": one.nbytes, "path": str(one.folder)} for one in shards
     ]
     tables = Group(table, *([_shards_table(shards)] if shards else []))
-    show(tables, {"models": data, "shards": built}, as_json)
+    show(tables, {"models": data, "shards": built, "planned": shipped_models()}, as_json)
     if not as_json:
         OUT.print("Also: any GGUF file, model folder, or org/name on the Hugging Face hub.", style="dim")
+        OUT.print(f"`cluster plan` knows without a download: {', '.join(shipped_models())}.", style="dim")
 
 
 def _shards_table(shards: Sequence[CachedShards]) -> Table:

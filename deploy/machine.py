@@ -10,6 +10,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
+
 from potluck.deploy.emulate import Machine
 from potluck.kernels.native_module import VECTORS
 
@@ -61,6 +63,24 @@ def measure_machine(cache: Path) -> Machine:
         cache.mkdir(parents=True, exist_ok=True)
         (cache / _FILE).write_text(json.dumps(known, indent=1), "utf-8")
     return Machine(known[key], os.cpu_count() or 1)
+
+
+def hardware_fingerprint() -> str:
+    """What speeds depend on: processor, cores, memory, GPUs, and the versions of what computes. One line of text."""
+    gpus = sorted(_gpu(path) for path in Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    cpu = _cpu_lines(("model name", "Hardware")) or platform.processor()
+    memory = f"{psutil.virtual_memory().total >> 20} MiB"
+    versions = [f"{name} {version(name)}" for name in ("potluck", "torch")]
+    return "|".join([cpu, f"{os.cpu_count()} cores", memory, *gpus, *versions])
+
+
+def _gpu(information: Path) -> str:
+    """The model's line of what NVIDIA's driver says about a GPU."""
+    try:
+        lines = information.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return "an unknown GPU"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Model")), "an unknown GPU")
 
 
 def _measure() -> float:

@@ -30,6 +30,21 @@ class Bits(StrEnum):
     INT4 = "int4"
 
 
+class SpreadName(StrEnum):
+    """What `--spread` takes."""
+
+    BEST = "best"
+    ALL = "all"
+    FEWEST = "fewest"
+
+
+class SolverName(StrEnum):
+    """What `--solver` takes."""
+
+    EXACT = "exact"
+    PROPORTIONAL = "proportional"
+
+
 class WireName(StrEnum):
     """What `--wire` takes."""
 
@@ -37,7 +52,7 @@ class WireName(StrEnum):
     GRPC = "grpc"
 
 
-_SERVING, _PLACING, _OUTPUT = "Serving", "Placement", "Output"
+_SERVING, _PLACING, _WHAT_IF, _OUTPUT = "Serving", "Placement", "What if", "Output"
 
 Model = Annotated[
     str,
@@ -46,6 +61,53 @@ Model = Annotated[
 FleetName = Annotated[
     str | None,
     typer.Option("--fleet", help="Emulate the fleet of this YAML file, or of a shipped name: pair, trio, household."),
+]
+Described = Annotated[
+    str | None,
+    typer.Option(
+        "--fleet",
+        help="Plan for the fleet of this YAML file, a shipped one (home, household, pair, trio) or one machine of "
+        "`cluster catalogue`. Default: this machine, or the Ray cluster at --address, as measured.",
+    ),
+]
+Add = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--add",
+        help="What if there was this machine of `cluster catalogue`, too? MACHINE or MACHINE=NAME; may be repeated.",
+        rich_help_panel=_WHAT_IF,
+    ),
+]
+Remove = Annotated[
+    list[str] | None,
+    typer.Option("--remove", help="What if this node was not there? May be repeated.", rich_help_panel=_WHAT_IF),
+]
+LinkKind = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--link",
+        help="What if all links were of this kind (wifi, 1g, 2.5g, 10g, thunderbolt), or those between two nodes: "
+        "a-b=1g? May be repeated.",
+        rich_help_panel=_WHAT_IF,
+    ),
+]
+Prompt = Annotated[
+    int | None,
+    typer.Option(
+        "--prompt",
+        min=1,
+        help="Tokens of the prompt that times are predicted for (default: 128).",
+        show_default=False,
+        rich_help_panel=_WHAT_IF,
+    ),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        help="Draw the fleet, the ring and the time line of a token on this page, which needs no network.",
+        rich_help_panel=_OUTPUT,
+    ),
 ]
 PlanFile = Annotated[
     Path | None,
@@ -137,6 +199,33 @@ Threads = Annotated[
 Fewest = Annotated[
     bool,
     typer.Option("--fewest", help="Use as few nodes as can hold the model, not all.", rich_help_panel=_PLACING),
+]
+Spread = Annotated[
+    SpreadName,
+    typer.Option(
+        "--spread",
+        help="best leaves out the nodes that would not help, all gives everybody a layer, fewest takes as few as hold "
+        "the model.",
+        rich_help_panel=_PLACING,
+    ),
+]
+Share = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--share",
+        help="Burden a node less: laptop=30% of its memory and of the time of a token. May be repeated.",
+        rich_help_panel=_PLACING,
+    ),
+]
+Solver = Annotated[
+    SolverName,
+    typer.Option("--solver", help="exact, or proportional: by speed alone, for comparison.", rich_help_panel=_PLACING),
+]
+Batch = Annotated[
+    int,
+    typer.Option(
+        "--batch", min=1, help="Requests that generate at once when times are predicted.", rich_help_panel=_WHAT_IF
+    ),
 ]
 Without = Annotated[
     list[str] | None,

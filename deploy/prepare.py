@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from potluck.models.source import ModelPath
 from potluck.models.spec import ModelSpec
 from potluck.models.tokenizer import Tokenizer, load_tokenizer
 from potluck.planner.fleet import Fleet, NodeName
-from potluck.planner.goal import Goal
+from potluck.planner.goal import Goal, Solver, Spread
 from potluck.planner.memory import streams
 from potluck.planner.plan import Plan
 from potluck.planner.plan_file import plan_from_data
@@ -29,6 +30,9 @@ from potluck.proto.shaper import Shape
 
 _CONTEXT = 8192
 _KV_TOKENS = 16384
+_SHARE = re.compile(r"(\S+)=([0-9]{1,3}(?:\.[0-9]+)?)%", re.ASCII)
+# Tokens of the prompt and the answer that are predicted for; the time per token is that at the answer's middle.
+_PROMPT, _ANSWER = 128, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,11 @@ class Wish:
     wire: Wire = "tcp"
     quantize: str = "none"
     streaming: bool = True
+    prompt: int | None = None
+    batch: int = 1
+    spread: Spread = "all"
+    share: tuple[str, ...] = ()
+    solver: Solver = "exact"
 
 
 def context_of(spec: ModelSpec, wish: Wish) -> int:
@@ -100,18 +109,48 @@ def auto_dtype(spec: ModelSpec) -> str:
 
 
 def goal_of(spec: ModelSpec, name: str, wish: Wish) -> Goal:
-    """What the planner plans for."""
+    """What the planner plans for.
+
+    Raises:
+        ValueError: the prompt leaves no room for an answer, or see `context_of`.
+    """
     context = context_of(spec, wish)
+    prompt = wish.prompt or min(_PROMPT, context // 2)
+    if prompt >= context:
+        raise ValueError(f"--prompt {prompt} leaves no room for an answer in a context of {context} tokens")
     return Goal(
         dtype=_dtype(spec, wish),
         kv_tokens=wish.kv_tokens or min(4 * context, max(context, _KV_TOKENS)),
         rounds=wish.rounds,
-        spread="fewest" if wish.fewest else "all",
+        spread="fewest" if wish.fewest else wish.spread,
+        shares=shares_of(wish.share),
+        solver=wish.solver,
+        batch=wish.batch,
         excluded=frozenset(NodeName(node) for node in wish.without),
         model=name,
         chunk=wish.max_rows,
         streaming=wish.streaming,
+        prompt=prompt,
+        context=min(context, prompt + _ANSWER // 2),
     )
+
+
+def shares_of(words: tuple[str, ...]) -> dict[NodeName, float]:
+    """The shares that `--share laptop=30%` asks for, as fractions.
+
+    Raises:
+        ValueError: no share is readable there, or a node has two.
+    """
+    shares: dict[NodeName, float] = {}
+    for word in words:
+        match = _SHARE.fullmatch(word)
+        if match is None:
+            raise ValueError(f"--share {word}: write a node and a percentage, as in laptop=30%")
+        node, share = NodeName(match[1]), float(match[2]) / 100
+        if shares.get(node, share) != share:
+            raise ValueError(f"--share gives {node!r} {shares[node]:.0%} and {share:.0%}; choose one")
+        shares[node] = share
+    return shares
 
 
 def _dtype(spec: ModelSpec, wish: Wish) -> str:

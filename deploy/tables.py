@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from potluck.deploy.holdings import holdings
-from potluck.planner.fleet import Fleet, NodeName
+from potluck.planner.fleet import Fleet, Link, NodeName
 from potluck.planner.plan import Plan
 
 
@@ -34,12 +34,17 @@ def plan_table(plan: Plan, fleet: Fleet) -> Table:
             held.get(node.name, "[dim]nothing[/dim]"),
             bytes_text(weights),
             bytes_text(kv),
-            f"{(weights + kv) / node.device.memory:.0%} of {bytes_text(node.device.memory)}",
+            _of_memory(weights + kv, node.device.memory),
             plan.reasons.get(node.name, ""),
         )
     table.caption = "* requests arrive here"
     table.caption_justify = "left"
     return table
+
+
+def _of_memory(nbytes: int, memory: int) -> str:
+    # Of what comes and goes from disk only a window is in memory.
+    return f"{min(1.0, nbytes / memory):.0%} of {bytes_text(memory)}"
 
 
 def _bytes(plan: Plan, node: NodeName) -> tuple[int, int]:
@@ -56,11 +61,33 @@ def _plan_title(plan: Plan) -> str:
     if plan.prediction is None:
         return title
     first, each = plan.prediction.time_to_first_token, plan.prediction.time_per_token
-    return f"{title} · predicted {first * 1e3:.0f} ms to the first token, {each * 1e3:.1f} ms per token"
+    return f"{title} · predicted {seconds_text(first)} to the first token, {seconds_text(each)} per token"
 
 
-def nodes_table(fleet: Fleet) -> Table:
-    """Every node with its measured or described speeds."""
+def speed_text(flops: float) -> str:
+    """Operations per second: 15.3 TFLOPS, 32 GFLOPS."""
+    return f"{flops / 1e12:.1f} TFLOPS" if flops >= 1e12 else f"{flops / 1e9:.0f} GFLOPS"
+
+
+def rate_text(bandwidth: float) -> str:
+    """Bytes per second of a memory or a disk: 288 GB/s, 90 MB/s."""
+    return f"{bandwidth / 1e9:.1f} GB/s" if bandwidth >= 1e9 else f"{bandwidth / 1e6:.0f} MB/s"
+
+
+def link_text(link: Link) -> str:
+    """A link: 3 ms, 400 Mbit/s."""
+    bits = link.bandwidth * 8
+    rate = f"{bits / 1e9:.3g} Gbit/s" if bits >= 1e9 else f"{bits / 1e6:.3g} Mbit/s"
+    return f"{seconds_text(link.latency)}, {rate}"
+
+
+def seconds_text(seconds: float) -> str:
+    """Seconds for people: 0.2 ms, 41 ms, 1.3 s."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def nodes_table(fleet: Fleet, note: str = "") -> Table:
+    """Every node with its measured or described speeds; `note` stands below."""
     table = Table(box=box.SIMPLE_HEAD, title=f"fleet: {fleet.name}", title_justify="left", title_style="bold")
     for heading in ("node", "device", "speed", "memory bandwidth", "memory", "disk", "has the model's file"):
         table.add_column(heading)
@@ -69,13 +96,13 @@ def nodes_table(fleet: Fleet) -> Table:
         table.add_row(
             node.name + (" *" if node.name == fleet.engine else ""),
             device.name or device.kind,
-            f"{device.flops / 1e9:.0f} GFLOPS",
-            f"{device.memory_bandwidth / 1e9:.1f} GB/s",
+            speed_text(device.flops),
+            rate_text(device.memory_bandwidth),
             bytes_text(device.memory),
-            f"{node.disk_bandwidth / 1e9:.1f} GB/s" if node.disk_bandwidth else "unknown",
+            rate_text(node.disk_bandwidth) if node.disk_bandwidth else "unknown",
             "yes" if node.checkpoint else "no, fetches",
         )
-    table.caption, table.caption_justify = "* requests arrive here", "left"
+    table.caption, table.caption_justify = f"* requests arrive here{note}", "left"
     return table
 
 

@@ -13,7 +13,7 @@ from potluck.kernels.attention_plan import AttentionPlan, Chunk, DecodeGroup, Si
 from potluck.kernels.extension import float_bits, native, takes
 
 # Heads that the extension has code for.
-_WIDTHS = (16, 32, 64, 80, 96, 128, 256)
+WIDTHS = (16, 32, 64, 80, 96, 128, 256)
 
 
 def write_kv(pool_NS2KE: torch.Tensor, slots_T: torch.Tensor, kv_T2KE: torch.Tensor) -> None:
@@ -53,7 +53,7 @@ def _attend_chunks(
 
 
 def _extension_takes(q_THE: torch.Tensor, pool_NS2KE: torch.Tensor) -> bool:
-    return q_THE.dtype == pool_NS2KE.dtype and q_THE.shape[2] in _WIDTHS and takes(q_THE, pool_NS2KE)
+    return q_THE.dtype == pool_NS2KE.dtype and q_THE.shape[2] in WIDTHS and takes(q_THE, pool_NS2KE)
 
 
 def _attend_single(

@@ -9,7 +9,7 @@ try:
 except ImportError:
     _loaded = None
 
-_VERSION = 4  # as in csrc/module.cpp; one more whenever what its functions take changes
+_VERSION = 5  # as in csrc/module.cpp; one more whenever what its functions take changes
 native: ModuleType | None = _loaded if getattr(_loaded, "VERSION", 0) == _VERSION else None
 # Whether products run on vectors: in plain C++ torch multiplies plain numbers faster.
 VECTORS: bool = native is not None and native.backend("") != "generic"

@@ -130,6 +130,10 @@ class PackedMatrix:
         """Bytes it takes."""
         return len(self._data)
 
+    def numbers(self) -> list[int]:
+        """The matrix as a piece in `csrc/decode.hpp`."""
+        return [self._number, self._data.data_ptr(), self.rows]
+
     def select(self, rows_N: torch.Tensor) -> torch.Tensor:
         """Some rows as float32 (N, I).
 
@@ -190,6 +194,24 @@ class PackedLinear:
             for piece, first in self._pieces:
                 piece.multiply(x_TI, out_TO, first, self._exact)
         return out_TO if self._bias_O is None else out_TO.add_(self._bias_O)
+
+    @property
+    def columns(self) -> int:
+        """Numbers in a row of x."""
+        return self._pieces[0][0].columns
+
+    @property
+    def rows(self) -> int:
+        """Numbers in a row of the result."""
+        return self._rows
+
+    def numbers(self) -> list[int] | None:
+        """The product as `csrc/decode.hpp` reads it; None where pieces have their columns in an order of their own."""
+        if self._orders or any(piece.columns != self.columns for piece, _ in self._pieces):
+            return None
+        bias = 0 if self._bias_O is None else self._bias_O.data_ptr()
+        pieces = [number for piece, _ in self._pieces for number in piece.numbers()]
+        return [self.columns, self._rows, bias, self._exact, len(self._pieces), *pieces]
 
     def _multiply_ordered(self, x_TI: torch.Tensor, out_TO: torch.Tensor) -> None:
         for (piece, first), order_I in zip(self._pieces, self._orders, strict=True):

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from huggingface_hub import HfApi, scan_cache_dir, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, scan_cache_dir, snapshot_download
 from huggingface_hub.errors import (
     CacheNotFound,
+    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
@@ -25,6 +26,7 @@ _NETWORK_ERRORS: tuple[type[Exception], ...] = (
     *cast(tuple[type[Exception], ...], HfHubHTTPError.__bases__),
     OSError,
 )
+_NOT_THERE: tuple[type[Exception], ...] = (EntryNotFoundError, *_NETWORK_ERRORS)
 _TIMEOUT_S = 5.0
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _REFERENCE = re.compile(rf"({_NAME}/{_NAME})(?:/({_NAME}\.gguf))?(?:@([A-Za-z0-9][A-Za-z0-9._/-]{{0,127}}))?")
@@ -102,6 +104,27 @@ def fetch(reference: HubReference, offline: bool) -> ModelPath:
     except _NETWORK_ERRORS as error:
         return _cached(reference, f"fetching it from the Hugging Face hub failed ({_first_line(error)})")
     return _found(reference, Path(folder))
+
+
+def fetch_config(reference: HubReference, offline: bool) -> Path | None:
+    """The folder with a model's `config.json`, which alone is downloaded; None where the hub has no such file, or
+    neither hub nor cache can give it."""
+    name, revision = reference.repository, reference.revision
+    # Asked first: without a network the download itself tries for twenty seconds.
+    offline = offline or not _answers(reference)
+    try:
+        file = hf_hub_download(name, "config.json", revision=revision, local_files_only=offline)
+    except _NOT_THERE:
+        return None
+    return Path(file).parent
+
+
+def _answers(reference: HubReference) -> bool:
+    try:
+        HfApi().model_info(reference.repository, revision=reference.revision, timeout=_TIMEOUT_S)
+    except _NETWORK_ERRORS:
+        return False
+    return True
 
 
 def cached_models() -> list[KnownModel]:

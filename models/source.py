@@ -8,7 +8,16 @@ from potluck.models.aliases import ALIASES, locate_alias
 from potluck.models.aliases import known_aliases as list_aliases
 from potluck.models.locations import KnownModel, ModelNotFound, ModelPath, Progress
 
-__all__ = ["KnownModel", "ModelNotFound", "ModelPath", "Progress", "known_aliases", "known_models", "locate"]
+__all__ = [
+    "KnownModel",
+    "ModelNotFound",
+    "ModelPath",
+    "Progress",
+    "known_aliases",
+    "known_models",
+    "locate",
+    "locate_here",
+]
 
 
 def locate(reference: str, cache: Path, progress: Progress | None = None, offline: bool = False) -> ModelPath:
@@ -25,12 +34,18 @@ def locate(reference: str, cache: Path, progress: Progress | None = None, offlin
     Raises:
         ModelNotFound: one line that says what was tried and what helps.
     """
+    return locate_here(reference, cache, progress) or _from_hub(reference, offline)
+
+
+def locate_here(reference: str, cache: Path, progress: Progress | None = None) -> ModelPath | None:
+    """The model of an alias or a path, as `locate` does; None for what could only be on the hub.
+
+    Raises:
+        ModelNotFound: the alias' packages are not installed, or damaged.
+    """
     if reference in ALIASES:
         return locate_alias(reference, cache, progress)
-    found = _on_disk(reference)
-    if found:
-        return found
-    return _from_hub(reference, offline)
+    return _on_disk(reference)
 
 
 def known_aliases(cache: Path) -> list[KnownModel]:

@@ -11,15 +11,19 @@ from potluck.planner.plan import Plan, Stage
 
 # Above this the link is as fast as memory, and rounding would cost more than the bytes it saves.
 _FAST = 1e9
+# On slower ones a sum of 512 rows takes a good part of the time of its product, which pieces travel under.
+_PIECES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """How sums are formed. `reductions` are (most bytes, algorithm) in rising order, the last for any size (0 bytes);
-    bytes are those of one member's part as it travels."""
+    bytes are those of one member's part as it travels. `pieces`: that a sum of many rows travels in by direct exchange,
+    each while the next is computed."""
 
     wire: Wire = Wire.FLOAT32
     reductions: tuple[tuple[int, Algorithm], ...] = ((0, Algorithm.STAR),)
+    pieces: int = 1
 
     def algorithm(self, nbytes: int) -> Algorithm:
         """The algorithm for a part of so many bytes."""
@@ -37,10 +41,17 @@ def agreement(stage: Stage, fleet: Fleet, dtype: str) -> Agreement:
     asked, mesh = stage.all_reduce, mesh_of(fleet, stage.nodes)
     wire = asked.wire or wire_of(mesh, dtype)
     reductions = ((0, asked.algorithm),) if asked.algorithm else choose(mesh, SIZES, wire.algorithms)
-    return Agreement(wire, reductions)
+    return Agreement(wire, reductions, asked.pieces or (_pieces(mesh) if wire is not Wire.INT8_FEEDBACK else 1))
 
 
 def wire_of(mesh: Mesh, dtype: str) -> Wire:
     """The type in which parts travel where nobody asks for one."""
-    slowest = min(link.bandwidth for row in mesh for link in row)
-    return Wire.FLOAT32 if dtype == "float32" or slowest >= _FAST else Wire.BFLOAT16
+    return Wire.FLOAT32 if dtype == "float32" or _slowest(mesh) >= _FAST else Wire.BFLOAT16
+
+
+def _pieces(mesh: Mesh) -> int:
+    return 1 if _slowest(mesh) >= _FAST else _PIECES
+
+
+def _slowest(mesh: Mesh) -> float:
+    return min(link.bandwidth for row in mesh for link in row)

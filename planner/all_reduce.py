@@ -40,7 +40,11 @@ class Wire(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AllReduce:
-    """What a stage asks for; None leaves the choice to `agreement.agreements`."""
+    """What a stage asks for; None leaves the choice to `agreement.agreements`.
+
+    `pieces`: that a sum of many rows travels in by direct exchange, each while the next is computed; 1: whole.
+    """
 
     algorithm: Algorithm | None = None
     wire: Wire | None = None
+    pieces: int | None = None

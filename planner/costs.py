@@ -31,17 +31,19 @@ _VECTOR_ITEMSIZE = 4
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One step as the cost model sees it: packed rows of one sequence.
+    """One step as the cost model sees it: packed rows of sequences that are alike.
 
     Attributes:
         rows: tokens computed.
         sampled: rows that go to the head.
         context: positions each row attends to, itself included.
+        sequences: whose KV is read once each, however many rows attend to it.
     """
 
     rows: int
     sampled: int
     context: int
+    sequences: int = 1
 
 
 def itemsize(dtype: str) -> int:
@@ -105,19 +107,60 @@ def bytes_moved(spec: ModelSpec, part: Part, dtype: str, work: Pass, kind: Devic
     if part.kind is PartKind.HEAD and not work.sampled:
         return 0.0
     kv = _attended(spec, part, work) * kv_bytes_per_token(spec, dtype) if part.kind is PartKind.ATTENTION else 0
-    return float(weight_bytes(spec, [part], dtype, kind) + kv)
+    return float(weight_bytes(spec, [part], dtype, kind) + kv * work.sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class PartCost:
+    """What a part costs a device, in seconds to be multiplied by a step's numbers.
+
+    Attributes:
+        weights: reading the weights, once a step.
+        position: reading the KV of one position of one sequence.
+        moved: memory traffic of a row (the embedding's).
+        row, attended: multiplying a row; its attention to one position.
+        window: most positions attended to, None for all.
+        at_head: whether only sampled rows are computed.
+    """
+
+    weights: float
+    position: float
+    moved: float
+    row: float
+    attended: float
+    window: int | None
+    at_head: bool
+
+    def seconds(self, work: Pass) -> tuple[float, float]:
+        """Seconds that a step's operations take, and its memory traffic; the part takes the larger of both."""
+        rows = work.sampled if self.at_head else work.rows
+        if not rows:
+            return 0.0, 0.0
+        context = work.context if self.window is None else min(self.window, work.context)
+        memory = self.weights + self.position * context * work.sequences + self.moved * rows
+        return (self.row + self.attended * context) * rows, memory
+
+
+def part_cost(spec: ModelSpec, part: Part, compute: tuple[Device, str]) -> PartCost:
+    """The cost of a part on a device in a compute type."""
+    device, dtype = compute
+    none, one = (bytes_moved(spec, part, dtype, Pass(rows, 1, 0), device.kind) for rows in (0, 1))
+    bare, near = (flops(spec, part, Pass(1, 1, context)) for context in (0, 1))
+    kv = kv_bytes_per_token(spec, dtype) if part.kind is PartKind.ATTENTION else 0
+    return PartCost(
+        weights=none / device.memory_bandwidth,
+        position=kv / device.memory_bandwidth,
+        moved=(one - none) / device.memory_bandwidth,
+        row=bare / device.flops,
+        attended=(near - bare) / device.flops,
+        window=spec.layers[part.layer].window if part.layer is not None else None,
+        at_head=part.kind is PartKind.HEAD,
+    )
 
 
 def seconds(spec: ModelSpec, parts: Iterable[Part], work: Pass, compute: tuple[Device, str]) -> float:
     """Seconds that parts take on a device in a compute type: the sum of their rooflines."""
-    device, dtype = compute
-    return sum(
-        max(
-            bytes_moved(spec, part, dtype, work, device.kind) / device.memory_bandwidth,
-            flops(spec, part, work) / device.flops,
-        )
-        for part in parts
-    )
+    return sum(max(part_cost(spec, part, compute).seconds(work)) for part in parts)
 
 
 def _attended(spec: ModelSpec, part: Part, work: Pass) -> int:

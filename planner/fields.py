@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
+from potluck.planner.place import Place
+
 
 class FieldError(ValueError):
     """A described fleet or plan is wrong; one line that names the place, the field and the remedy."""
 
 
-def table(value: object, where: str) -> Mapping[str, object]:
+def table(value: object, where: Place | str) -> Mapping[str, object]:
     """A mapping whose keys are text.
 
     Raises:
@@ -20,11 +22,14 @@ def table(value: object, where: str) -> Mapping[str, object]:
         raise FieldError(f"{where} must be a table of fields, not {kind_of(value)}")
     for key in value:
         if not isinstance(key, str):
-            raise FieldError(f"{where}: the name {shown(key)} is {kind_of(key)}; put it in quotes to make it text")
+            place = _place(where).at(value, key)
+            raise FieldError(f"{place}: the name {shown(key)} is {kind_of(key)}; put it in quotes to make it text")
     return value
 
 
-def fields(value: object, where: str, known: Iterable[str], required: Iterable[str] = ()) -> Mapping[str, object]:
+def fields(
+    value: object, where: Place | str, known: Iterable[str], required: Iterable[str] = ()
+) -> Mapping[str, object]:
     """A table with only known fields and all required ones.
 
     Raises:
@@ -33,14 +38,14 @@ def fields(value: object, where: str, known: Iterable[str], required: Iterable[s
     data, names = table(value, where), list(known)
     for key in data:
         if key not in names:
-            raise FieldError(f"{where}: unknown field {shown(key)}{suggestion(key, names)}")
+            raise FieldError(f"{_place(where).at(data, key)}: unknown field {shown(key)}{suggestion(key, names)}")
     for key in required:
         if key not in data:
             raise FieldError(f"{where}: field {key!r} is missing")
     return data
 
 
-def items(value: object, where: str) -> list[object]:
+def items(value: object, where: Place | str) -> list[object]:
     """A list with at least one entry.
 
     Raises:
@@ -53,7 +58,7 @@ def items(value: object, where: str) -> list[object]:
     return list(value)
 
 
-def text(value: object, where: str) -> str:
+def text(value: object, where: Place | str) -> str:
     """Text that is not empty.
 
     Raises:
@@ -64,7 +69,7 @@ def text(value: object, where: str) -> str:
     return value
 
 
-def whole(value: object, where: str, least: int = 0) -> int:
+def whole(value: object, where: Place | str, least: int = 0) -> int:
     """A whole number of at least `least`.
 
     Raises:
@@ -75,7 +80,7 @@ def whole(value: object, where: str, least: int = 0) -> int:
     return value
 
 
-def flag(value: object, where: str) -> bool:
+def flag(value: object, where: Place | str) -> bool:
     """True or false.
 
     Raises:
@@ -86,7 +91,7 @@ def flag(value: object, where: str) -> bool:
     return value
 
 
-def one_of(value: object, where: str, known: Iterable[str]) -> str:
+def one_of(value: object, where: Place | str, known: Iterable[str]) -> str:
     """A word from a list.
 
     Raises:
@@ -130,3 +135,7 @@ def kind_of(value: object) -> str:
             return "a list"
         case _:
             return type(value).__name__
+
+
+def _place(where: Place | str) -> Place:
+    return where if isinstance(where, Place) else Place(where)

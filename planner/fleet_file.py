@@ -5,9 +5,11 @@
     nodes:
       desktop: {flops: 60 GFLOPS, memory_bandwidth: 20 GB/s, memory: 8 GiB, disk: 2 GB/s}
       laptop: {flops: 30 GFLOPS, memory_bandwidth: 10 GB/s, memory: 4 GiB, checkpoint: false}
+      gaming: {catalogue: rtx3060-12gb, disk: 500 MB/s}         # a common machine; its own fields come first
     links:
       default: {latency: 0.3 ms, bandwidth: 1 Gbit}
       desktop - laptop: {latency: 3 ms, bandwidth: 300 Mbit}    # both directions; `a -> b` is one
+      laptop - gaming: wifi                                     # a common kind of link
 
 `checkpoint: false`: no copy of the model there. A node with several devices lists them under `devices`. Nothing is
 guessed: an unknown field, a missing one or a wrong unit is an error. `docs/fleet-file.md` explains every field.
@@ -15,53 +17,44 @@ guessed: an unknown field, a missing one or a wrong unit is an error. `docs/flee
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Literal, cast
 
-from potluck.planner.fields import FieldError, fields, flag, items, one_of, shown, suggestion, table, text
+from potluck.planner.catalogue import EMPTY, Catalogue
+from potluck.planner.fields import FieldError, fields, one_of, shown, suggestion, table, text
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
 from potluck.planner.link_names import link_ends, link_name
-from potluck.planner.units import (
-    BYTES,
-    BYTES_PER_SECOND,
-    FLOPS,
-    SECONDS,
-    Quantity,
-    UnitError,
-    parse,
-    parse_bytes,
-    written,
-)
+from potluck.planner.node_file import node_from
+from potluck.planner.place import Place
+from potluck.planner.quantities import positive, quantity
+from potluck.planner.units import BYTES, BYTES_PER_SECOND, FLOPS, SECONDS, written
 
-_KINDS = ("cpu", "cuda", "metal")
-_SPEEDS = ("flops", "memory_bandwidth", "memory")
-_DEVICE = (*_SPEEDS, "kind", "name")
-_OF_NODE = ("disk", "checkpoint")
-_NODE = (*_SPEEDS, "kind", "device", *_OF_NODE, "devices")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _EXAMPLE = "`default: {latency: 0.3 ms, bandwidth: 1 Gbit}`"
 
 
-def fleet_from_data(data: object) -> Fleet:
-    """The fleet that plain data describes.
+def fleet_from_data(data: object, catalogue: Catalogue = EMPTY) -> Fleet:
+    """The fleet that plain data describes; `catalogue` has the machines and links that it may name.
 
     Raises:
-        FieldError: anything unknown, missing or out of range; the message names node or link, and field.
+        FieldError: anything unknown, missing or out of range; the message names node or link, field, and the line of
+            the file where one was read.
     """
     top = fields(data, "the fleet file", ("name", "engine", "nodes", "links"), ("nodes",))
-    described = table(top["nodes"], "nodes")
+    place = Place("the fleet file")
+    described = table(top["nodes"], place.under(top, "nodes", "nodes"))
     if not described:
-        raise FieldError("nodes: a fleet needs at least one node")
-    nodes = tuple(_node(name, value) for name, value in described.items())
+        raise FieldError(f"{place.under(top, 'nodes', 'nodes')}: a fleet needs at least one node")
+    nodes = tuple(
+        node_from(name, value, place.under(described, name, f"node {shown(name)}"), catalogue)
+        for name, value in described.items()
+    )
     names = [str(node.name) for node in nodes]
-    default, links = _links(top.get("links"), names)
+    default, links = _links(top, names, catalogue)
     return Fleet(
         nodes=nodes,
-        engine=NodeName(one_of(top.get("engine", names[0]), "engine", names)),
+        engine=NodeName(one_of(top.get("engine", names[0]), place.under(top, "engine", "engine"), names)),
         default_link=default,
         links=links,
-        name=text(top.get("name", "fleet"), "name"),
+        name=text(top.get("name", "fleet"), place.under(top, "name", "name")),
     )
 
 
@@ -80,90 +73,47 @@ def fleet_to_data(fleet: Fleet) -> dict[str, object]:
     }
 
 
-def _node(name: str, value: object) -> Node:
-    if not _NAME.fullmatch(name) or name == "default":
-        raise FieldError(f"node {shown(name)}: a name has letters, digits, '.', '_' and '-' only, at most 63")
-    where = f"node {name!r}"
-    data = fields(value, where, _NODE)
-    return Node(
-        name=NodeName(name),
-        devices=_devices(data, where),
-        disk_bandwidth=_quantity(data.get("disk", 0), f"{where}: disk", BYTES_PER_SECOND),
-        checkpoint=flag(data.get("checkpoint", True), f"{where}: checkpoint"),
-    )
-
-
-def _devices(data: Mapping[str, object], where: str) -> tuple[Device, ...]:
-    if "devices" not in data:
-        own = {"name" if key == "device" else key: value for key, value in data.items() if key not in _OF_NODE}
-        return (_device(own, where),)
-    doubled = [key for key in (*_SPEEDS, "kind", "device") if key in data]
-    if doubled:
-        raise FieldError(f"{where}: field {doubled[0]!r} belongs into the entries of 'devices'")
-    listed = items(data["devices"], f"{where}: devices")
-    return tuple(_device(value, f"{where}: device {number}") for number, value in enumerate(listed, 1))
-
-
-def _device(value: object, where: str) -> Device:
-    data = fields(value, where, _DEVICE, _SPEEDS)
-    kind = one_of(data.get("kind", "cpu"), f"{where}: kind", _KINDS)
-    return Device(
-        kind=cast(Literal["cpu", "cuda", "metal"], kind),
-        flops=_positive(data["flops"], f"{where}: flops", FLOPS),
-        memory_bandwidth=_positive(data["memory_bandwidth"], f"{where}: memory_bandwidth", BYTES_PER_SECOND),
-        memory=_memory(data["memory"], f"{where}: memory"),
-        name=text(data["name"], f"{where}: name") if "name" in data else "",
-    )
-
-
-def _links(value: object, names: list[str]) -> tuple[Link, dict[tuple[NodeName, NodeName], Link]]:
-    described = dict(table(value, "links")) if value is not None else {}
+def _links(
+    top: Mapping[str, object], names: list[str], catalogue: Catalogue
+) -> tuple[Link, dict[tuple[NodeName, NodeName], Link]]:
+    place = Place("the fleet file").under(top, "links", "links")
+    described = table(top["links"], place) if top.get("links") is not None else {}
     if "default" not in described and len(names) > 1:
-        raise FieldError(f"links: 'default' is missing; add for example {_EXAMPLE}")
-    default = _link(described.pop("default", {"latency": 0.0003, "bandwidth": 125e6}), "link 'default'")
+        raise FieldError(f"{place}: 'default' is missing; add for example {_EXAMPLE}")
+    default = Link(0.0003, 125e6)
     links: dict[tuple[NodeName, NodeName], Link] = {}
-    for name, fields_of_link in described.items():
-        for pair in _known_ends(name, names):
+    for name, value in described.items():
+        here = place.under(described, name, f"link {shown(name)}")
+        if name == "default":
+            default = _link(value, here, catalogue)
+            continue
+        for pair in _known_ends(name, here, names):
             if pair in links:
-                raise FieldError(f"link {name!r}: the direction {pair[0]} -> {pair[1]} was given before")
-            links[pair] = _link(fields_of_link, f"link {name!r}")
+                raise FieldError(f"{here}: the direction {pair[0]} -> {pair[1]} was given before")
+            links[pair] = _link(value, here, catalogue)
     return default, links
 
 
-def _known_ends(name: str, names: list[str]) -> list[tuple[NodeName, NodeName]]:
-    pairs = link_ends(name)
+def _known_ends(name: str, where: Place, names: list[str]) -> list[tuple[NodeName, NodeName]]:
+    pairs = link_ends(name, where)
     for end in pairs[0]:
         if end not in names:
-            raise FieldError(f"link {shown(name)}: there is no node {shown(end)}{suggestion(end, names)}")
+            raise FieldError(f"{where}: there is no node {shown(end)}{suggestion(end, names)}")
     return pairs
 
 
-def _link(value: object, where: str) -> Link:
-    data = fields(value, where, ("latency", "bandwidth"), ("latency", "bandwidth"))
-    latency = _quantity(data["latency"], f"{where}: latency", SECONDS)
-    return Link(latency, _positive(data["bandwidth"], f"{where}: bandwidth", BYTES_PER_SECOND))
-
-
-def _quantity(value: object, where: str, quantity: Quantity) -> float:
-    try:
-        return parse(value, quantity)
-    except UnitError as error:
-        raise FieldError(f"{where}: {error}") from error
-
-
-def _positive(value: object, where: str, quantity: Quantity) -> float:
-    number = _quantity(value, where, quantity)
-    if number <= 0:
-        raise FieldError(f"{where}: must be more than zero; write for example {quantity.example}")
-    return number
-
-
-def _memory(value: object, where: str) -> int:
-    _positive(value, where, BYTES)
-    try:
-        return parse_bytes(value)
-    except UnitError as error:
-        raise FieldError(f"{where}: {error}") from error
+def _link(value: object, where: Place, catalogue: Catalogue) -> Link:
+    """A link of a kind, or described, or both: its own fields come first."""
+    if isinstance(value, str):
+        return catalogue.link(value, where)
+    of_kind = isinstance(value, Mapping) and "kind" in value
+    needed = () if of_kind else ("latency", "bandwidth")
+    data = fields(value, where, ("kind", "latency", "bandwidth"), needed)
+    base = catalogue.link(data["kind"], where.field(data, "kind")) if of_kind else Link(0.0, 1.0)
+    latency = quantity(data.get("latency", base.latency), where.field(data, "latency"), SECONDS)
+    return Link(
+        latency, positive(data.get("bandwidth", base.bandwidth), where.field(data, "bandwidth"), BYTES_PER_SECOND)
+    )
 
 
 def _node_data(node: Node) -> dict[str, object]:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import re
 
-from potluck.planner.fields import FieldError, shown
+from potluck.planner.fields import FieldError
 from potluck.planner.fleet import NodeName
+from potluck.planner.place import Place
 
 _ENDS = re.compile(r"\s*(\S+)\s+(->|-)\s+(\S+)\s*")
 
 
-def link_ends(name: str) -> list[tuple[NodeName, NodeName]]:
-    """The directions that a link's name stands for.
+def link_ends(name: str, where: Place | str) -> list[tuple[NodeName, NodeName]]:
+    """The directions that the name of the link at this place stands for.
 
     Raises:
         FieldError: it names no two different nodes.
     """
     match = _ENDS.fullmatch(name)
     if match is None:
-        raise FieldError(f"link {shown(name)}: write 'default', 'a - b' (both directions) or 'a -> b', with the spaces")
+        raise FieldError(f"{where}: write 'default', 'a - b' (both directions) or 'a -> b', with the spaces")
     source, arrow, target = NodeName(match[1]), match[2], NodeName(match[3])
     if source == target:
-        raise FieldError(f"link {shown(name)}: a node needs no link to itself")
+        raise FieldError(f"{where}: a node needs no link to itself")
     return [(source, target)] if arrow == "->" else [(source, target), (target, source)]
 
 

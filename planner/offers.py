@@ -76,8 +76,9 @@ class Request:
         return weight_bytes(self.spec, ENDS, self.goal.dtype, self.kind)
 
     def free(self, node: Node, ends: tuple[Part, ...] = ()) -> int:
-        """Bytes that a node has for layers and their KV beside these ends."""
-        return node.device.memory - NODE_OVERHEAD - weight_bytes(self.spec, ends, self.goal.dtype, node.device.kind)
+        """Bytes that a node has for layers and their KV beside these ends; no more than its share of its memory."""
+        memory = int(node.device.memory * self.goal.share(node.name))
+        return memory - NODE_OVERHEAD - weight_bytes(self.spec, ends, self.goal.dtype, node.device.kind)
 
     def offer(self, node: Node, ends: tuple[Part, ...] = (), streaming: bool = False) -> Offer:
         """What a node could bring beside these ends. Streaming keeps all KV, and room for two layers, in memory."""

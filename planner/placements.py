@@ -81,6 +81,6 @@ def _enough(offers: Sequence[Offer], request: Request) -> bool:
 def _must(offers: Sequence[Offer], layers: int, goal: Goal) -> list[NodeName]:
     """Who gets a first layer whatever its speed: everybody where there are enough, else only the pinned."""
     able = [offer.node for offer in offers if offer.most > 0]
-    if goal.spread == "all" and len(able) <= layers:
+    if goal.spread != "fewest" and len(able) <= layers:
         return able
     return [node for node in able if node in goal.pinned]

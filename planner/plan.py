@@ -8,7 +8,9 @@ from enum import StrEnum
 
 from potluck.models.spec import Part, PartKind
 from potluck.planner.all_reduce import AllReduce
+from potluck.planner.evidence import Alternative, Proof
 from potluck.planner.fleet import NodeName
+from potluck.planner.prediction import Prediction
 from potluck.planner.share import WHOLE, Residency, Share
 
 __all__ = ["WHOLE", "Plan", "Prediction", "Purpose", "Residency", "Route", "Share", "Stage"]
@@ -96,21 +98,12 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """What the planner expects: seconds to the first token and per token, bytes of weights and KV per node."""
-
-    time_to_first_token: float
-    time_per_token: float
-    weight_bytes: Mapping[NodeName, int]
-    kv_bytes: Mapping[NodeName, int]
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """The plan of one deployment.
 
     `kv_tokens` is how many tokens of KV every node of the route keeps room for; `dtype` the compute type;
-    `reasons` one line per node that says why it holds what it holds.
+    `reasons` one line per node that says why it holds what it holds; `proof` how good the plan is, and `alternatives`
+    what else was found, the best first.
     """
 
     model: str
@@ -119,6 +112,8 @@ class Plan:
     kv_tokens: int
     prediction: Prediction | None = None
     reasons: Mapping[NodeName, str] = field(default_factory=dict)
+    proof: Proof | None = None
+    alternatives: tuple[Alternative, ...] = ()
 
     @property
     def nodes(self) -> tuple[NodeName, ...]:

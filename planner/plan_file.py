@@ -18,13 +18,14 @@ from collections.abc import Mapping
 
 from potluck.models.spec import ModelSpec
 from potluck.planner.costs import ITEMSIZE
-from potluck.planner.fields import FieldError, fields, items, one_of, shown, table, text, whole
+from potluck.planner.evidence_file import alternative_data, alternatives_from, proof_data, proof_from
+from potluck.planner.fields import FieldError, fields, items, one_of, table, text, whole
 from potluck.planner.fleet import NodeName
-from potluck.planner.plan import Plan, Prediction, Purpose, Route
+from potluck.planner.plan import Plan, Purpose, Route
+from potluck.planner.prediction_file import prediction_from, prediction_to_data
 from potluck.planner.stage_file import stage_from, stage_to_data
 
-_PREDICTED = ("time_to_first_token", "time_per_token", "weight_bytes", "kv_bytes")
-_PLAN = ("model", "dtype", "kv_tokens", "stages", "routes", "predicted", "reasons")
+_PLAN = ("model", "dtype", "kv_tokens", "stages", "routes", "predicted", "reasons", "proof", "alternatives")
 
 
 def plan_from_data(data: object, spec: ModelSpec) -> Plan:
@@ -42,8 +43,10 @@ def plan_from_data(data: object, spec: ModelSpec) -> Plan:
         dtype=one_of(top["dtype"], "dtype", ITEMSIZE),
         routes=tuple(_route(value, _route_place(number, top), spec) for number, value in enumerate(listed, 1)),
         kv_tokens=whole(top["kv_tokens"], "kv_tokens", 1),
-        prediction=_prediction(top["predicted"]) if top.get("predicted") is not None else None,
+        prediction=prediction_from(top["predicted"]) if top.get("predicted") is not None else None,
         reasons=_reasons(top.get("reasons", {})),
+        proof=proof_from(top["proof"]) if top.get("proof") is not None else None,
+        alternatives=alternatives_from(top["alternatives"]) if top.get("alternatives") else (),
     )
 
 
@@ -55,9 +58,13 @@ def plan_to_data(plan: Plan) -> dict[str, object]:
     else:
         data |= {"routes": [_route_data(route) for route in plan.routes]}
     if plan.prediction is not None:
-        data["predicted"] = _prediction_data(plan.prediction)
+        data["predicted"] = prediction_to_data(plan.prediction)
     if plan.reasons:
         data["reasons"] = {str(node): reason for node, reason in plan.reasons.items()}
+    if plan.proof is not None:
+        data["proof"] = proof_data(plan.proof)
+    if plan.alternatives:
+        data["alternatives"] = [alternative_data(one) for one in plan.alternatives]
     return data
 
 
@@ -75,39 +82,9 @@ def _route(value: object, where: str, spec: ModelSpec) -> Route:
     )
 
 
-def _prediction(value: object) -> Prediction:
-    data = fields(value, "predicted", _PREDICTED, _PREDICTED)
-    return Prediction(
-        time_to_first_token=_seconds(data, "time_to_first_token"),
-        time_per_token=_seconds(data, "time_per_token"),
-        weight_bytes=_bytes_by_node(data["weight_bytes"], "predicted: weight_bytes"),
-        kv_bytes=_bytes_by_node(data["kv_bytes"], "predicted: kv_bytes"),
-    )
-
-
-def _seconds(data: Mapping[str, object], key: str) -> float:
-    value = data[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise FieldError(f"predicted: {key} must be seconds, not {shown(value)}")
-    return float(value)
-
-
-def _bytes_by_node(value: object, where: str) -> dict[NodeName, int]:
-    return {NodeName(name): whole(size, f"{where}: {name}") for name, size in table(value, where).items()}
-
-
 def _reasons(value: object) -> dict[NodeName, str]:
     return {NodeName(name): text(reason, f"reasons: {name}") for name, reason in table(value, "reasons").items()}
 
 
 def _route_data(route: Route) -> dict[str, object]:
     return {"purpose": route.purpose.value, "stages": [stage_to_data(stage) for stage in route.stages]}
-
-
-def _prediction_data(prediction: Prediction) -> dict[str, object]:
-    return {
-        "time_to_first_token": prediction.time_to_first_token,
-        "time_per_token": prediction.time_per_token,
-        "weight_bytes": {str(node): size for node, size in prediction.weight_bytes.items()},
-        "kv_bytes": {str(node): size for node, size in prediction.kv_bytes.items()},
-    }

@@ -1,59 +1,56 @@
-"""What a plan will take: seconds to the first token and per token, for one request that has the fleet to itself.
+"""What a plan will take: seconds to the first token and per token, what they are made of, and where the limit is.
 
-    time per token = sum of the stages' seconds + sum of the hops, the one from the engine and the one back included
-
-Layers that are streamed are read while anybody computes, so a step takes at least as long as any node reads.
+    time per token = step + sum of the stages + sum of the hops, the one from the engine and the one back included,
+                     + what streaming cannot hide (`prefetch`), for one request that has the fleet to itself
 
 A hop takes latency + rows x hidden x itemsize / bandwidth. A prompt longer than a step is computed in chunks that
-follow each other through the stages: the first takes the whole way, each further one as long as the busiest node or
-hop; where only one step is in flight, each takes the whole way. Steps and results are too small to count more than
-their latency.
+follow each other through the stages (`first_token`). With n steps in flight, none can come sooner after another than
+the busiest node or link lets it:
+
+    seconds between a request's tokens = max(time of one step, n x the busiest one's seconds per step)
+
+Steps and results are too small to count more than their latency. What software adds (`software`) is not scaled.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from potluck.models.spec import ModelSpec
-from potluck.planner.collectives import one_after_another
-from potluck.planner.costs import Pass, itemsize
-from potluck.planner.fleet import Fleet, Link, NodeName
+from potluck.planner.costs import Pass
+from potluck.planner.first_token import chunk_rows, chunks, last_arrival
+from potluck.planner.fleet import Fleet, Link
 from potluck.planner.goal import Goal
-from potluck.planner.memory import node_bytes, steps_at_once
-from potluck.planner.plan import Plan, Prediction, Route
-from potluck.planner.stage_seconds import Setting, stage_seconds
-from potluck.planner.transfers import receivers, wants_sampled
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """Seconds that one step spends in each stage and on each hop of its way, and how long each node is busy with it."""
-
-    stages: tuple[float, ...]
-    nodes: dict[NodeName, float]
-    hops: tuple[float, ...]
-    reading: float
-
-    @property
-    def total(self) -> float:
-        return max(sum(self.stages) + sum(self.hops), self.reading)
-
-    @property
-    def busiest(self) -> float:
-        return max(*self.nodes.values(), *self.hops, self.reading)
+from potluck.planner.memory import node_bytes, steps_at_once, stream_budgets, streams
+from potluck.planner.plan import Plan, Prediction, Purpose
+from potluck.planner.prediction import Breakdown, Times, together
+from potluck.planner.stage_seconds import Setting
+from potluck.planner.stalls import Steps
+from potluck.planner.way import Course, Way, course
 
 
 def predict(plan: Plan, fleet: Fleet, spec: ModelSpec, goal: Goal) -> Prediction:
-    """The prediction for the first route of a plan that this version runs."""
+    """The prediction for the first route of a plan; its tokens per second are those of all routes that serve.
+
+    Raises:
+        ValueError: a stage splits the sequence, or gives a kind of part nodes of its own.
+    """
     sizes = node_bytes(plan, spec, fleet.kinds)
+    first = _Serving.of(plan, 0, (fleet, spec, goal))
+    serving = [number for number, route in enumerate(plan.routes) if route.purpose is Purpose.SERVE and number]
+    others = [_Serving.of(plan, number, (fleet, spec, goal)) for number in serving]
+    decode, prefill = first.decode(goal.batch), first.prefill()
     return Prediction(
-        time_to_first_token=_first_token(plan, fleet, spec, goal),
-        time_per_token=_way(plan, fleet, spec, Pass(1, 1, goal.context)).total,
+        time_to_first_token=prefill.total.total,
+        time_per_token=decode.total.total,
         weight_bytes={node: size.weights for node, size in sizes.items()},
         kv_bytes={node: size.kv for node, size in sizes.items()},
+        tokens_per_second=sum(one.tokens_per_second for one in [first, *others]),
+        bottleneck=first.bottleneck(decode),
+        prefill=prefill,
+        decode=decode,
     )
 
 
@@ -62,42 +59,74 @@ def hop_seconds(link: Link, nbytes: float) -> float:
     return link.latency + nbytes / link.bandwidth
 
 
-def _first_token(plan: Plan, fleet: Fleet, spec: ModelSpec, goal: Goal) -> float:
-    *earlier, last = [_way(plan, fleet, spec, chunk) for chunk in _chunks(goal)]
-    alone = steps_at_once(plan) == 1
-    return last.total + sum(way.total if alone else way.busiest for way in earlier)
+@dataclass(frozen=True)
+class _Serving:
+    """One route in service."""
+
+    plan: Plan
+    course: Course
+    goal: Goal
+
+    @classmethod
+    def of(cls, plan: Plan, number: int, setting: tuple[Fleet, ModelSpec, Goal]) -> _Serving:
+        fleet, spec, goal = setting
+        alone = replace(plan, routes=(plan.routes[number],))
+        return cls(alone, course(plan.routes[number], Setting(fleet, spec, plan.dtype, goal.software)), goal)
+
+    @cached_property
+    def depth(self) -> int:
+        return steps_at_once(self.plan)
+
+    def decode(self, batch: int) -> Breakdown:
+        """Between two tokens of a request, of `batch` that decode at once, spread over the steps in flight."""
+        way = self.decoding(batch)
+        if streams(self.plan):
+            return _stalled([way], [self._steps().steady(way)])
+        alone = way.breakdown
+        wait = max(0.0, min(self.depth, batch) * max(way.taken.values()) - alone.total.total)
+        return replace(alone, total=alone.total + Times(wait=wait))
+
+    def prefill(self) -> Breakdown:
+        """From a request's arrival to its first token."""
+        rows = chunk_rows(self.goal.chunk, self.depth)
+        ways = [self.course.way(chunk) for chunk in chunks(self.goal.prompt, rows)]
+        if streams(self.plan):
+            steps = self._steps()
+            return _stalled(ways, [steps.stalls(way) for way in ways])
+        if self.depth == 1:
+            return _stalled(ways, [[0.0] * len(way.stages) for way in ways])
+        alone = ways[-1].breakdown
+        wait = max(0.0, last_arrival(ways, self.depth) - alone.total.total)
+        return replace(alone, total=alone.total + Times(wait=wait))
+
+    @cached_property
+    def tokens_per_second(self) -> float:
+        """With all steps in flight."""
+        requests = max(self.goal.batch, self.depth)
+        return requests / self.decode(requests).total.total
+
+    def decoding(self, batch: int) -> Way:
+        rows = -(-batch // min(self.depth, batch))
+        return self.course.way(Pass(rows, rows, self.goal.context, rows))
+
+    def bottleneck(self, decode: Breakdown) -> str:
+        way = self.decoding(self.goal.batch)
+        if decode.total.wait > sum(stage.wait for stage in decode.stages):
+            return max(way.taken, key=lambda name: way.taken[name])
+        spent = dict(way.spent)
+        for stage, times in zip(self.plan.routes[0].stages, decode.stages, strict=True):
+            name = f"disk of {', '.join(stage.nodes)}"
+            spent[name] = spent.get(name, 0.0) + times.disk
+        return max(spent, key=lambda name: spent[name])
+
+    def _steps(self) -> Steps:
+        setting = self.course.setting
+        return Steps(self.course.route, setting, stream_budgets(self.plan, setting.fleet, setting.spec))
 
 
-def _chunks(goal: Goal) -> Iterator[Pass]:
-    for first in range(0, goal.prompt, goal.chunk):
-        end = min(first + goal.chunk, goal.prompt)
-        # A row attends to everything before it: on average the middle of the chunk.
-        yield Pass(rows=end - first, sampled=int(end == goal.prompt), context=(first + end + 1) // 2)
-
-
-def _way(plan: Plan, fleet: Fleet, spec: ModelSpec, work: Pass) -> _Way:
-    route, setting = plan.routes[0], Setting(fleet, spec, plan.dtype)
-    nodes: defaultdict[NodeName, float] = defaultdict(float)
-    stages = tuple(stage_seconds(stage, setting, work) for stage in route.stages)
-    for stage, taken in zip(route.stages, stages, strict=True):
-        for node in stage.nodes:
-            nodes[node] += taken
-    hops = tuple(_hops(route, fleet, work, spec.hidden * itemsize(plan.dtype)))
-    return _Way(stages, dict(nodes), hops, _reading(plan, fleet, spec))
-
-
-def _reading(plan: Plan, fleet: Fleet, spec: ModelSpec) -> float:
-    """Seconds that the slowest node reads its streamed layers for; a disk nobody measured is not reckoned with."""
-    sizes = node_bytes(plan, spec, fleet.kinds)
-    disks = {node: fleet.node(node).disk_bandwidth for node in plan.nodes}
-    return max((sizes[node].streamed / disk for node, disk in disks.items() if disk > 0), default=0.0)
-
-
-def _hops(route: Route, fleet: Fleet, work: Pass, row_bytes: int) -> Iterator[float]:
-    stages = route.stages
-    yield one_after_another([(fleet.link(fleet.engine, node), 0) for node in stages[0].nodes])
-    for before, after in pairwise(stages):
-        rows = work.sampled if wants_sampled(after) else work.rows
-        links = [fleet.link(before.nodes[0], node) for node in receivers(before, after)]
-        yield one_after_another([(link, rows * row_bytes) for link in links])
-    yield hop_seconds(fleet.link(stages[-1].nodes[0], fleet.engine), 0)
+def _stalled(ways: Sequence[Way], stalls: Sequence[Sequence[float]]) -> Breakdown:
+    """Steps one after the other, with what each waits in every stage."""
+    waiting = [[Times(disk=seconds) for seconds in step] for step in stalls]
+    listed = [*(way.breakdown.stages for way in ways), *waiting]
+    stages = tuple(together(stage) for stage in zip(*listed, strict=True))
+    return Breakdown(together(stages), stages)

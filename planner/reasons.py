@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from potluck.planner.fit import size_text
-from potluck.planner.fleet import Fleet, NodeName
+from potluck.planner.fleet import Fleet, Node, NodeName
 from potluck.planner.memory import NODE_OVERHEAD
 from potluck.planner.offers import HEAD, Offer, Request
 from potluck.planner.ring import Window
@@ -48,7 +48,7 @@ def reasons(fleet: Fleet, request: Request, decision: Decision) -> dict[NodeName
 
 
 def _holds(fleet: Fleet, request: Request, decision: Decision, offer: Offer) -> str:
-    held = [_layers_text(decision.counts[offer.node])] if decision.counts[offer.node] else []
+    held = [layers_text(decision.counts[offer.node])] if decision.counts[offer.node] else []
     if HEAD in offer.ends:
         held.append(f"the head (worth {offer.ends_seconds / offer.layer_seconds:.1f} layers)")
     elif offer.ends:
@@ -79,18 +79,23 @@ def _rounds_text(request: Request, decision: Decision, offer: Offer) -> list[str
     if len({window.node for window in decision.windows}) == 1:
         return [f"alone, so 1 round instead of {rounds}"]
     if layers < rounds:
-        return [f"{_layers_text(layers)} for {rounds} rounds, so it takes part in {windows}"]
+        return [f"{layers_text(layers)} for {rounds} rounds, so it takes part in {windows}"]
     return [f"{windows} windows instead of {rounds}: nobody else has layers left in between"]
 
 
 def _left_out(fleet: Fleet, request: Request, offer: Offer) -> str:
     if offer.room > 0:
-        return f"left out: too slow to earn one of {_layers_text(len(request.spec.layers))}"
-    node = fleet.node(offer.node)
+        return f"left out: too slow to earn one of {layers_text(len(request.spec.layers))}"
+    return holds_no_layer(request, fleet.node(offer.node))
+
+
+def holds_no_layer(request: Request, node: Node) -> str:
+    """Why a node that is too small has nothing."""
     memory = size_text(node.device.memory)
     need = f"{size_text(request.on(node).layer_bytes)} with KV, and {size_text(NODE_OVERHEAD)} for the worker"
     return f"left out: its {memory} hold no layer ({need})"
 
 
-def _layers_text(count: int) -> str:
+def layers_text(count: int) -> str:
+    """So many layers, in words."""
     return "1 layer" if count == 1 else f"{count} layers"

@@ -68,22 +68,23 @@ def ring_route(windows: Sequence[Window], start: NodeName, head: NodeName) -> Ro
     for window in windows:
         stages.append((window.node, layer_parts(window.layers)))
     stages.append((head, (Part(PartKind.HEAD),)))
-    return Route(tuple(Stage(parts, (Share(node),)) for node, parts in _joined(stages)))
+    return Route(tuple(Stage(parts, (Share(node),)) for node, parts in joined(stages)))
 
 
 def _done(layers: int, rounds_done: int, rounds: int) -> int:
     return -(-layers * rounds_done // rounds)
 
 
-def _joined(stages: Sequence[tuple[NodeName, tuple[Part, ...]]]) -> Iterator[tuple[NodeName, tuple[Part, ...]]]:
-    node, parts = stages[0]
-    for next_node, next_parts in stages[1:]:
-        if next_node == node:
+def joined(stages: Sequence[tuple[NodeName, tuple[Part, ...]]]) -> Iterator[tuple[NodeName, tuple[Part, ...]]]:
+    """Stages by the name of who runs them, those that follow each other in one place as one."""
+    name, parts = stages[0]
+    for next_name, next_parts in stages[1:]:
+        if next_name == name:
             parts += next_parts
         else:
-            yield node, parts
-            node, parts = next_node, next_parts
-    yield node, parts
+            yield name, parts
+            name, parts = next_name, next_parts
+    yield name, parts
 
 
 def _nearest_next(fleet: Fleet, start: NodeName, rest: list[NodeName], row_bytes: int) -> list[NodeName]:

@@ -1,37 +1,18 @@
-"""The first solver: splits layers by speed within memory limits and lays them round the nodes in any number of rounds.
-
-The embedding goes to the engine's node where it fits, else to the fastest node that holds it; there the ring starts.
-The head goes there too, which closes the ring, or to the ring's last node, which saves a stage: whatever is faster.
-Where memory is too small for that, layers are streamed from disk (`potluck.planner.streaming`). The full solver
-(groups, experts, leaving out slow links) is later work.
-"""
+"""The planner: a fleet, a model and a goal become a plan."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import combinations
-
 from potluck.models.spec import ModelSpec
+from potluck.planner.exact import solve_exactly
 from potluck.planner.fields import suggestion
-from potluck.planner.fit import DoesNotFit, refusal
-from potluck.planner.fleet import Fleet, Node
+from potluck.planner.fit import DoesNotFit
+from potluck.planner.fleet import Fleet
 from potluck.planner.goal import Goal
 from potluck.planner.offers import Request
-from potluck.planner.placements import Placement, Placements
 from potluck.planner.plan import Plan
-from potluck.planner.predict import predict
-from potluck.planner.reasons import Decision, reasons
-from potluck.planner.ring import ring_route, ring_windows
-from potluck.planner.streaming import rounds_to_try, streamed_route
+from potluck.planner.proportional import solve_in_proportion
 
 __all__ = ["DoesNotFit", "solve"]
-
-# Every subset is tried where there are few nodes; in a larger fleet only those with the most memory.
-_MOST_COMBINED = 10
-# What a stage costs a token beside its compute and its hop: waking a processor, reading and writing a frame
-# (bench/pipeline.py: 0.4 to 0.8 ms).
-_STAGE_SECONDS = 0.5e-3
 
 
 def solve(fleet: Fleet, spec: ModelSpec, goal: Goal) -> Plan:
@@ -41,63 +22,9 @@ def solve(fleet: Fleet, spec: ModelSpec, goal: Goal) -> Plan:
         DoesNotFit: the nodes cannot hold the model with its KV; the message says what is missing.
         ValueError: the goal names a node that the fleet does not have.
     """
-    _check_names(fleet, goal)
-    request = Request(spec, goal)
-    nodes = [node for node in fleet.nodes if node.name not in goal.excluded]
-    placements = Placements(fleet, request)
-    for sets in _sets(nodes, goal):
-        found = [placement for chosen in sets for placement in placements.over(chosen)]
-        plans = [plan for placement in found for plan in _plans(fleet, request, placement)]
-        if plans:
-            return min(plans, key=lambda plan: (fleet.engine not in plan.nodes, _time_per_token(plan)))
-    if goal.streaming and nodes:
-        placed = Placements(fleet, request, True).over(nodes)
-        streamed = [plan for placement in placed for plan in _plans(fleet, request, placement)]
-        if streamed:
-            return min(streamed, key=_time_per_token)
-    raise refusal(nodes, request)
-
-
-def _time_per_token(plan: Plan) -> float:
-    predicted = plan.prediction.time_per_token if plan.prediction else 0.0
-    return predicted + _STAGE_SECONDS * len(plan.routes[0].stages)
-
-
-def _check_names(fleet: Fleet, goal: Goal) -> None:
     names = [str(node.name) for node in fleet.nodes]
-    for name in sorted(goal.excluded | goal.pinned):
+    for name in sorted(goal.named):
         if name not in names:
             raise ValueError(f"fleet {fleet.name!r} has no node {name!r}{suggestion(name, names)}")
-
-
-def _sets(nodes: Sequence[Node], goal: Goal) -> Iterator[list[tuple[Node, ...]]]:
-    """Sets of nodes to try: the first list with a set that holds the model is the one to choose from."""
-    if goal.spread == "all":
-        yield [tuple(nodes)] if nodes else []
-        return
-    by_memory = sorted(nodes, key=lambda node: (node.name not in goal.pinned, -node.device.memory))
-    for size in range(max(1, len(goal.pinned)), len(nodes) + 1):
-        if len(nodes) > _MOST_COMBINED:
-            chosen = set(by_memory[:size])
-            yield [tuple(node for node in nodes if node in chosen)]
-        else:
-            yield [group for group in combinations(nodes, size) if goal.pinned <= {node.name for node in group}]
-
-
-def _plans(fleet: Fleet, request: Request, placement: Placement) -> Iterator[Plan]:
-    for rounds in rounds_to_try(fleet, request, placement):
-        yield _plan(fleet, request, placement, rounds)
-
-
-def _plan(fleet: Fleet, request: Request, placement: Placement, rounds: int) -> Plan:
-    spec, goal = request.spec, request.goal
-    windows = ring_windows(placement.order, placement.counts, rounds)
-    decision = Decision(placement.order[0], placement.offers, placement.counts, tuple(windows))
-    plan = Plan(
-        model=goal.model or spec.name,
-        dtype=goal.dtype,
-        routes=(streamed_route(ring_route(windows, placement.order[0], placement.head), fleet, request),),
-        kv_tokens=goal.kv_tokens,
-        reasons=reasons(fleet, request, decision),
-    )
-    return replace(plan, prediction=predict(plan, fleet, spec, goal))
+    solver = solve_exactly if goal.solver == "exact" else solve_in_proportion
+    return solver(fleet, Request(spec, goal))

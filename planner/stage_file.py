@@ -15,7 +15,7 @@ from fractions import Fraction
 
 from potluck.models.spec import ModelSpec, Part, PartKind
 from potluck.planner.all_reduce import AUTO, Algorithm, AllReduce, Wire
-from potluck.planner.fields import FieldError, fields, items, one_of, shown
+from potluck.planner.fields import FieldError, fields, items, one_of, shown, whole
 from potluck.planner.part_names import part_names, parts_from
 from potluck.planner.plan import Share, Stage
 from potluck.planner.share_file import share_from, share_to_data
@@ -50,7 +50,7 @@ def stage_to_data(stage: Stage) -> dict[str, object]:
         data["groups"] = {kind.value: _shares_data(shares) for kind, shares in stage.groups.items()}
     if stage.all_reduce != AllReduce():
         asked = {"algorithm": stage.all_reduce.algorithm, "wire": stage.all_reduce.wire}
-        data["all_reduce"] = {key: value.value for key, value in asked.items() if value}
+        data["all_reduce"] = {key: value.value for key, value in asked.items() if value} | _pieces_data(stage)
     return data
 
 
@@ -106,10 +106,15 @@ def _groups(value: object, where: str) -> dict[PartKind, tuple[Share, ...]]:
 
 
 def _all_reduce(value: object, where: str) -> AllReduce:
-    data = fields(value, where, ("algorithm", "wire"))
+    data = fields(value, where, ("algorithm", "wire", "pieces"))
     algorithm = one_of(data.get("algorithm", AUTO), f"{where}: algorithm", [*Algorithm, AUTO])
     wire = one_of(data.get("wire", AUTO), f"{where}: wire", [*Wire, AUTO])
-    return AllReduce(Algorithm(algorithm) if algorithm != AUTO else None, Wire(wire) if wire != AUTO else None)
+    pieces = whole(data["pieces"], f"{where}: pieces", 1) if "pieces" in data else None
+    return AllReduce(Algorithm(algorithm) if algorithm != AUTO else None, Wire(wire) if wire != AUTO else None, pieces)
+
+
+def _pieces_data(stage: Stage) -> dict[str, object]:
+    return {"pieces": stage.all_reduce.pieces} if stage.all_reduce.pieces else {}
 
 
 def _shares_data(shares: tuple[Share, ...]) -> list[dict[str, object]]:

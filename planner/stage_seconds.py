@@ -1,32 +1,121 @@
-"""Seconds that a stage takes for a step, alone or as a group.
+"""Seconds that a stage takes for a step, alone or as a group, and what they are made of.
 
 A group is as slow as its slowest member at every part, since each part ends with a sum that all wait for:
 
     sum over parts of max over members of compute(share) + all-reduce, and a gather of logits at the head
+
+Of the slowest member's time, what members take on average is counted as theirs, the rest as waiting.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from potluck.models.spec import ModelSpec
+from potluck.models.spec import ModelSpec, Part
 from potluck.planner.agreement import wire_of
+from potluck.planner.all_reduce import Algorithm
 from potluck.planner.axes import local_spec
-from potluck.planner.collectives import SECONDS, fastest, mesh_of, one_after_another
-from potluck.planner.costs import Pass, seconds
+from potluck.planner.collectives import SECONDS, Mesh, fastest, mesh_of, one_after_another
+from potluck.planner.costs import PartCost, Pass, part_cost
 from potluck.planner.fleet import Fleet
 from potluck.planner.plan import Stage
+from potluck.planner.prediction import Times, together
+from potluck.planner.software import MEASURED, Software
 from potluck.planner.sums import logits_traffic, message_bytes, sums_per_step
 from potluck.planner.transfers import check_replicated
+
+Members = tuple[PartCost, ...]
+"""The cost of one part for every member of a group, the lead first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Where a step is computed: the fleet, the model, the compute type."""
+    """Where a step is computed: the fleet, the model, the compute type, what software adds."""
 
     fleet: Fleet
     spec: ModelSpec
     dtype: str
+    software: Software = MEASURED
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """A stage's costs, ready to be worked out for any step; `parts` in order."""
+
+    stage: Stage
+    setting: Setting
+    parts: tuple[Members, ...]
+
+    def times(self, work: Pass) -> Times:
+        """From when a stage's nodes have the rows until they have what comes out; nothing is read from disk."""
+        computed = together(_slowest(members, work).times(count) for members, count in self._alike.items())
+        return computed + self.sums(work) if self.stage.is_group else computed
+
+    def computing(self, work: Pass) -> float:
+        """Seconds that the slowest members compute, sums aside."""
+        taken = 0.0
+        for members, count in self._alike.items():
+            # Most stages have one node, and simulations ask millions of times.
+            one = len(members) == 1
+            most = max(members[0].seconds(work)) if one else max(max(member.seconds(work)) for member in members)
+            taken += count * most
+        return taken
+
+    def sums(self, work: Pass) -> Times:
+        """All sums of a step, and the gather of logits."""
+        count = sums_per_step(self.stage)
+        gathers = bool(work.sampled) and self.stage.has_head
+        seconds = count * self.one_sum(work) + (self._gather(work) if gathers else 0.0)
+        return Times(sums=seconds, software=(count + gathers) * self.setting.software.sum)
+
+    def one_sum(self, work: Pass) -> float:
+        """Seconds of one all-reduce on the wire."""
+        nbytes = self.sum_bytes(work)
+        return SECONDS[self.algorithm(nbytes)](self.mesh, nbytes)
+
+    def algorithm(self, nbytes: int) -> Algorithm:
+        """How sums of so many bytes a member are formed."""
+        return self.stage.all_reduce.algorithm or fastest(self.mesh, nbytes)
+
+    def sum_bytes(self, work: Pass) -> int:
+        """Bytes of one member's part of a sum."""
+        wire = self.stage.all_reduce.wire or wire_of(self.mesh, self.setting.dtype)
+        return message_bytes(work.rows * self.setting.spec.hidden, wire)
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The links among the members."""
+        return mesh_of(self.setting.fleet, self.stage.nodes)
+
+    @cached_property
+    def _alike(self) -> dict[Members, int]:
+        # Layers of a model are mostly alike: a stage is as quick to work out as it has kinds of parts.
+        return Counter(self.parts)
+
+    def _gather(self, work: Pass) -> float:
+        traffic = logits_traffic(self.stage, work.sampled, self.setting.spec)
+        return one_after_another([(self.setting.fleet.link(*ends), nbytes) for ends, nbytes in traffic.items()])
+
+
+def stage_cost(stage: Stage, setting: Setting) -> StageCost:
+    """The costs of a stage.
+
+    Raises:
+        ValueError: see `transfers.check_replicated`.
+    """
+    check_replicated(stage)
+    members = [
+        (local_spec(setting.spec, share), (setting.fleet.node(share.node).device, setting.dtype))
+        for share in stage.shares
+    ]
+    known: dict[object, Members] = {}
+    for part in stage.parts:
+        if (like := _like(setting.spec, part)) not in known:
+            known[like] = tuple(part_cost(spec, part, compute) for spec, compute in members)
+    return StageCost(stage, setting, tuple(known[_like(setting.spec, part)] for part in stage.parts))
 
 
 def stage_seconds(stage: Stage, setting: Setting, work: Pass) -> float:
@@ -35,25 +124,33 @@ def stage_seconds(stage: Stage, setting: Setting, work: Pass) -> float:
     Raises:
         ValueError: see `transfers.check_replicated`.
     """
-    check_replicated(stage)
-    return _compute_seconds(stage, setting, work) + (_sum_seconds(stage, setting, work) if stage.is_group else 0.0)
+    return stage_cost(stage, setting).times(work).total
 
 
-def _compute_seconds(stage: Stage, setting: Setting, work: Pass) -> float:
-    members = [
-        (local_spec(setting.spec, share), (setting.fleet.node(share.node).device, setting.dtype))
-        for share in stage.shares
-    ]
-    return sum(max(seconds(spec, [part], work, compute) for spec, compute in members) for part in stage.parts)
+def _like(spec: ModelSpec, part: Part) -> object:
+    """What parts that cost the same have in common."""
+    if spec.encodings:
+        return part
+    return part.kind, spec.layers[part.layer].window if part.layer is not None else None
 
 
-def _sum_seconds(stage: Stage, setting: Setting, work: Pass) -> float:
-    mesh, asked = mesh_of(setting.fleet, stage.nodes), stage.all_reduce
-    nbytes = message_bytes(work.rows * setting.spec.hidden, asked.wire or wire_of(mesh, setting.dtype))
-    one = SECONDS[asked.algorithm or fastest(mesh, nbytes)](mesh, nbytes)
-    return sums_per_step(stage) * one + _gather_seconds(stage, setting, work)
+@dataclass(frozen=True, slots=True)
+class _Slowest:
+    mean: float
+    most: float
+    by_operations: bool
+
+    def times(self, count: int) -> Times:
+        compute, memory = (self.mean, 0.0) if self.by_operations else (0.0, self.mean)
+        return Times(compute=count * compute, memory=count * memory, wait=count * (self.most - self.mean))
 
 
-def _gather_seconds(stage: Stage, setting: Setting, work: Pass) -> float:
-    traffic = logits_traffic(stage, work.sampled, setting.spec) if work.sampled else {}
-    return one_after_another([(setting.fleet.link(*ends), nbytes) for ends, nbytes in traffic.items()])
+def _slowest(members: Sequence[PartCost], work: Pass) -> _Slowest:
+    both = [cost.seconds(work) for cost in members]
+    most = max(both, key=max)
+    return _Slowest(_mean(max(one) for one in both), max(most), most[0] > most[1])
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)

@@ -7,7 +7,7 @@ window, 2410.00531): so a window may take at most half of what is left, which mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
 
 from potluck.models.spec import Part, PartKind
@@ -41,38 +41,65 @@ def rounds_to_try(fleet: Fleet, request: Request, placement: Placement) -> list[
 
 
 def streamed_route(route: Route, fleet: Fleet, request: Request) -> Route:
-    """The route with the layers that do not fit marked as streamed; a window may be cut between both kinds."""
-    resident = {node: _resident(route, fleet, request, node) for node in {stage.node for stage in route.stages}}
-    return replace(route, stages=tuple(piece for stage in route.stages for piece in _cut(stage, resident)))
+    """The route with the layers that do not fit marked as streamed."""
+    names = {stage.node for stage in route.stages}
+    resident = {name: _resident(route, fleet, request, name) for name in names}
+    return cut_route(route, {name: count for name, count in resident.items() if count < _layers(route, name)})
 
 
-def _resident(route: Route, fleet: Fleet, request: Request, node: NodeName) -> int:
+def cut_route(route: Route, kept: Mapping[NodeName, int]) -> Route:
+    """The route with so many layers of some nodes resident and their others streamed; a window may be cut in two.
+
+    Every window streams its part, so that there is time to read between them.
+    """
+    done = dict.fromkeys(kept, 0)
+    stages: list[Stage] = []
+    for stage in route.stages:
+        name = stage.nodes[0]
+        if name not in kept or stage.is_group:
+            stages.append(stage)
+            continue
+        layers = _layers(route, name)
+        before, after = (layers - kept[name]) * done[name] // layers, done[name] + len(stage.layers)
+        done[name] = after
+        stages += _cut(stage, (layers - kept[name]) * after // layers - before)
+    return replace(route, stages=tuple(stages))
+
+
+def _layers(route: Route, name: NodeName) -> int:
+    return sum(len(stage.layers) for stage in route.stages if stage.nodes == (name,))
+
+
+def _resident(route: Route, fleet: Fleet, request: Request, name: NodeName) -> int:
     """Layers of a node that stay in memory."""
-    request = request.on(fleet.node(node))
-    stages = [stage for stage in route.stages if stage.node == node]
+    node = fleet.node(name)
+    stages = [stage for stage in route.stages if stage.node == name]
     ends = tuple(part for stage in stages for part in stage.parts if part.layer is None)
-    layers = sum(len(stage.layers) for stage in stages)
-    free = request.free(fleet.node(node), ends)
-    if layers * request.layer_bytes <= free:
+    layers, free = _layers(route, name), request.free(node, ends)
+    if layers * request.on(node).layer_bytes <= free:
         return layers
-    # Room for two windows, or for two layers where one window is everything: those ahead come in as others go.
+    # One window is everything where a node comes by once: then those ahead come in as others go.
     window = 1 if len(stages) == 1 else max(len(stage.layers) for stage in stages)
-    left = (free - layers * request.layer_kv) // request.layer_weights - 2 * window
-    return int(min(max(0, left), layers))
+    left = kept_beside(window, free - layers * request.layer_kv, request.on(node).layer_weights)
+    return min(max(0, left), layers)
 
 
-def _cut(stage: Stage, resident: dict[NodeName, int]) -> Iterator[Stage]:
-    """A stage as one or two, taking what it keeps from the node's budget of resident layers."""
-    keep = min(resident[stage.node], len(stage.layers))
-    resident[stage.node] -= keep
-    if keep == len(stage.layers):
-        yield stage
-        return
-    first = stage.layers[keep]
-    if keep:
-        yield replace(stage, parts=tuple(part for part in stage.parts if _is_before(part, first)))
-        stage = replace(stage, parts=tuple(part for part in stage.parts if not _is_before(part, first)))
-    yield replace(stage, shares=(Share(stage.node, residency=Residency.STREAMED),))
+def kept_beside(window: int, free: int, layer: int) -> int:
+    """Layers of so many bytes that stay beside room for two windows; negative where there is no room for those."""
+    return free // layer - 2 * window
+
+
+def _cut(stage: Stage, streamed: int) -> list[Stage]:
+    """A stage as one or two: what stays, then so many layers that are streamed, then the head."""
+    if not streamed:
+        return [stage]
+    share = Share(stage.node, residency=Residency.STREAMED)
+    if streamed == len(stage.layers):
+        return [replace(stage, shares=(share,))]
+    first = stage.layers[len(stage.layers) - streamed]
+    kept = tuple(part for part in stage.parts if _is_before(part, first))
+    away = tuple(part for part in stage.parts if not _is_before(part, first))
+    return [replace(stage, parts=kept), replace(stage, parts=away, shares=(share,))]
 
 
 def _is_before(part: Part, layer: int) -> bool:

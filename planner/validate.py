@@ -112,6 +112,11 @@ def _check_all_reduce(asked: AllReduce, spec: ModelSpec, place: str) -> None:
             f"{place}: wire {asked.wire.value} cannot make good what a norm after the sum changes, and model "
             f"{spec.name!r} has such norms; use wire {Wire.INT8.value}"
         )
+    if asked.pieces not in (None, 1):
+        raise PlanError(
+            f"{place}: wire {asked.wire.value} needs whole sums: a piece would bring what another's rows lack; "
+            f"leave out pieces"
+        )
     if asked.algorithm and asked.algorithm not in asked.wire.algorithms:
         raise PlanError(
             f"{place}: wire {asked.wire.value} and algorithm {asked.algorithm.value} do not go together; use "

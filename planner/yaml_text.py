@@ -1,13 +1,15 @@
-"""YAML that refuses a name given twice; plain YAML silently keeps the last, and half a fleet disappears."""
+"""YAML that refuses a name given twice (plain YAML silently keeps the last, and half a fleet disappears), and that
+remembers the line of every name, for messages."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import yaml
 
 from potluck.planner.fields import FieldError
+from potluck.planner.place import Table
 
 
 class _Strict(yaml.SafeLoader):
@@ -20,6 +22,16 @@ class _Strict(yaml.SafeLoader):
                     raise FieldError(f"line {line}: {key.value!r} is given twice; give it once, or another name")
                 seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
+
+    def construct_table(self, node: yaml.MappingNode) -> Iterator[Table]:
+        # In two steps, as PyYAML has it, so that a table may contain itself.
+        table = Table()
+        yield table
+        table.update(self.construct_mapping(node))
+        table.lines.update({self.construct_object(key): key.start_mark.line + 1 for key, _ in node.value})
+
+
+_Strict.add_constructor("tag:yaml.org,2002:map", _Strict.construct_table)
 
 
 def read_yaml(text: str) -> object:

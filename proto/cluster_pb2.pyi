@@ -133,7 +133,7 @@ class Window(_message.Message):
     def __init__(self, stage: _Optional[int] = ..., embedding: _Optional[bool] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., head: _Optional[bool] = ..., next_nodes: _Optional[_Iterable[str]] = ..., next_wants_sampled: _Optional[bool] = ..., streamed: _Optional[bool] = ..., group: _Optional[_Union[Group, _Mapping]] = ...) -> None: ...
 
 class Group(_message.Message):
-    __slots__ = ("nodes", "first_head", "end_head", "first_column", "end_column", "first_rows", "end_rows", "wire", "reductions")
+    __slots__ = ("nodes", "first_head", "end_head", "first_column", "end_column", "first_rows", "end_rows", "wire", "reductions", "pieces")
     NODES_FIELD_NUMBER: _ClassVar[int]
     FIRST_HEAD_FIELD_NUMBER: _ClassVar[int]
     END_HEAD_FIELD_NUMBER: _ClassVar[int]
@@ -143,6 +143,7 @@ class Group(_message.Message):
     END_ROWS_FIELD_NUMBER: _ClassVar[int]
     WIRE_FIELD_NUMBER: _ClassVar[int]
     REDUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
     nodes: _containers.RepeatedScalarFieldContainer[str]
     first_head: int
     end_head: int
@@ -152,7 +153,8 @@ class Group(_message.Message):
     end_rows: _containers.RepeatedScalarFieldContainer[int]
     wire: str
     reductions: _containers.RepeatedCompositeFieldContainer[Reduction]
-    def __init__(self, nodes: _Optional[_Iterable[str]] = ..., first_head: _Optional[int] = ..., end_head: _Optional[int] = ..., first_column: _Optional[int] = ..., end_column: _Optional[int] = ..., first_rows: _Optional[_Iterable[int]] = ..., end_rows: _Optional[_Iterable[int]] = ..., wire: _Optional[str] = ..., reductions: _Optional[_Iterable[_Union[Reduction, _Mapping]]] = ...) -> None: ...
+    pieces: int
+    def __init__(self, nodes: _Optional[_Iterable[str]] = ..., first_head: _Optional[int] = ..., end_head: _Optional[int] = ..., first_column: _Optional[int] = ..., end_column: _Optional[int] = ..., first_rows: _Optional[_Iterable[int]] = ..., end_rows: _Optional[_Iterable[int]] = ..., wire: _Optional[str] = ..., reductions: _Optional[_Iterable[_Union[Reduction, _Mapping]]] = ..., pieces: _Optional[int] = ...) -> None: ...
 
 class Reduction(_message.Message):
     __slots__ = ("most_bytes", "algorithm")

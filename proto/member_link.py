@@ -24,7 +24,9 @@ _HEADER = struct.Struct("<4sQIQd")
 _SIZE = _HEADER.size
 _MARK = b"PLSU"
 _PATIENCE_MS = 1000
-_MOST_STALLED = 2  # seconds without a byte in the middle of a message
+# Seconds without a byte in the middle of a header, and of what follows: whoever computes the next piece of a sum
+# meanwhile (worker/overlap.py) may have left the rest of a large message for later.
+_HEADER_SECONDS, _BODY_SECONDS = 2, 15
 # Waking a processor that sleeps takes 20 to 50 us on the machines at hand, as long as members are apart who compute
 # equal parts: whoever waited no longer than this the last time does not go to sleep before.
 _SPIN_US = 150
@@ -119,7 +121,7 @@ class MemberLink:
         """
         had, begun = self._in, time.perf_counter()
         try:
-            self._in = CALLS.receive(self.fileno(), self._head, self._body, had, patience_ms, self._spin)
+            self._in = CALLS.receive(self.fileno(), self._head, self._body, had, (patience_ms, self._spin))
         except OSError as error:
             raise self._broken(error.strerror or str(error)) from None
         if self._in < 0:
@@ -133,14 +135,14 @@ class MemberLink:
         return self._in > had
 
     def suspect(self) -> None:
-        """Nothing came for a second. Who has not begun to send may be slow; who has does nothing else meanwhile.
+        """Nothing came for a second. Who has not begun to send may be slow; who has will go on soon.
 
         Raises:
             MemberError: the member is gone, or has stopped in the middle of a message.
         """
         self.doubt()
         self._stalled += self._in > 0
-        if self._stalled >= _MOST_STALLED:
+        if self._stalled >= (_HEADER_SECONDS if self._in < _SIZE else _BODY_SECONDS):
             raise MemberError(self.node, "stopped in the middle of a part of a sum")
 
     def _check_header(self) -> None:
@@ -184,11 +186,21 @@ def exchange(outgoing: Sequence[Outgoing], incoming: Sequence[Incoming]) -> None
     Raises:
         MemberError: one of them is gone, or sent something else.
     """
-    begun = time.perf_counter()
+    begin(outgoing, incoming)
+    finish(outgoing, incoming)
+
+
+def begin(outgoing: Sequence[Outgoing], incoming: Sequence[Incoming]) -> None:
+    """Hand over what the kernels take; the rest waits for `finish`, and nothing may be changed until then."""
     for link, into in incoming:
         link.expect(into)
     for link, payload in outgoing:
         link.start(payload)
+
+
+def finish(outgoing: Sequence[Outgoing], incoming: Sequence[Incoming]) -> None:
+    """The rest of an `exchange`; errors as there."""
+    begun = time.perf_counter()
     while sends := [link for link, _ in outgoing if link.sending]:
         _step(sends, [link for link, _ in incoming if link.receiving])
     for link, _ in incoming:

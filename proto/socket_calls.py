@@ -27,10 +27,10 @@ class SocketCalls(Protocol):
     def send(self, fd: int, head: Buffer, body: Buffer, done: int, timeout_ms: int) -> int:
         """How many bytes of head and body the kernel has after this, of which it had `done`; raises OSError."""
 
-    def receive(self, fd: int, head: Buffer, body: Buffer, done: int, timeout_ms: int, spin_us: int) -> int:
+    def receive(self, fd: int, head: Buffer, body: Buffer, done: int, wait: tuple[int, int]) -> int:
         """How many bytes of head and body have come; -1 where the other end has ended the stream. Raises OSError.
 
-        Waits as long as something comes at least every `timeout_ms`; looks for `spin_us` before it sleeps.
+        `wait`: milliseconds for which it waits whenever nothing comes; microseconds that it looks before it sleeps.
         """
 
 
@@ -54,14 +54,14 @@ class PythonCalls:
                         break
         return done
 
-    def receive(self, fd: int, head: Buffer, body: Buffer, done: int, timeout_ms: int, spin_us: int) -> int:
+    def receive(self, fd: int, head: Buffer, body: Buffer, done: int, wait: tuple[int, int]) -> int:
         """See `SocketCalls`; never spins."""
         with _borrowed(fd) as sock:
             while pieces := _rest(head, body, done):
                 try:
                     count = sock.recvmsg_into(pieces)[0]
                 except (BlockingIOError, InterruptedError):
-                    if not _waits(fd, select.POLLIN, timeout_ms):
+                    if not _waits(fd, select.POLLIN, wait[0]):
                         break
                     continue
                 if not count:

@@ -122,7 +122,10 @@ def fresh(code: str, *arguments: str, cwd: Path = ROOT) -> str:
 
 
 def test_the_planner_loads_neither_torch_nor_ray_nor_grpc() -> None:
-    modules = [f"potluck.planner.{path.stem}" for path in sources("planner") if path.stem != "__init__"]
+    modules = [
+        ".".join(["potluck", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+        for path in sources("planner")
+    ]
     loads = (
         "import sys, importlib\n"
         "for name in sys.argv[1:]:\n"
@@ -131,7 +134,7 @@ def test_the_planner_loads_neither_torch_nor_ray_nor_grpc() -> None:
         "    if heavy:\n"
         "        sys.exit(f'importing {name} loads {heavy}')\n"
     )
-    fresh(loads, "potluck.planner", *modules)
+    fresh(loads, *modules)
 
 
 @pytest.mark.parametrize("module", ["potluck.models.spec", "potluck.models.roles", "potluck.models.checkpoint"])

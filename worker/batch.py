@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from potluck.kernels.attention_plan import Paging, Span
+from potluck.kernels.halves import MOST_ROWS, DecodeStep
 from potluck.kernels.rotary import RotaryTable
 from potluck.models.spec import LayerSpec, Rope
 from potluck.proto.step import Step
@@ -26,6 +27,7 @@ class Batch:
         attention: the attention plan, per window.
         sampled_R: packed rows that go to the head; None where all do.
         single: whether every row is its sequence's only one.
+        decode: a few single rows as halves of layers read them, per kind of layer; else empty.
     """
 
     tokens_T: torch.Tensor
@@ -35,6 +37,7 @@ class Batch:
     attention: Mapping[int | None, Plan]
     sampled_R: torch.Tensor | None
     single: bool = False
+    decode: Mapping[LayerSpec, DecodeStep] = field(default_factory=dict)
 
 
 class BatchBuilder:
@@ -49,7 +52,8 @@ class BatchBuilder:
     ) -> None:
         """`paging` gives block size, dtype and device; its window is replaced by each layer's. `operations` are the
         layers'."""
-        owned = list(layers)
+        owned = set(layers)
+        self._kinds = owned
         self._operations = operations
         self._paging = {
             window: Paging(paging.block_size, window, paging.dtype, paging.device)
@@ -65,7 +69,7 @@ class BatchBuilder:
         sampled = step.sampled_rows()
         positions_T = self._numbers(positions)
         limit = max(positions, default=0) + 1
-        return Batch(
+        batch = Batch(
             self._numbers([token for run in step.runs for token in run.tokens]),
             self._numbers(_slots(spans, self._block_size)),
             self._numbers(cleared) if cleared and self._operations.reads_unwritten else None,
@@ -74,6 +78,14 @@ class BatchBuilder:
             None if len(sampled) == step.rows else self._numbers(sampled),
             all(span.count == 1 for span in spans),
         )
+        return replace(batch, decode=self._decode(batch)) if batch.single and 0 < step.rows <= MOST_ROWS else batch
+
+    def _decode(self, batch: Batch) -> dict[LayerSpec, DecodeStep]:
+        step = self._operations.decode
+        if step is None:
+            return {}
+        rotary, attention = batch.rotary, batch.attention
+        return {kind: step(batch.slots_T, rotary[kind.rope], attention[kind.window]) for kind in self._kinds}
 
     def _numbers(self, values: list[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._device)

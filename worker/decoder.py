@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from potluck.kernels.attention_inputs import HeadNorm
+from potluck.kernels.halves import Normed, attention_half, ffn_half
 from potluck.models.spec import LayerSpec, ModelSpec
 from potluck.worker.batch import Batch
 from potluck.worker.cut import Range
@@ -46,7 +47,16 @@ def logits(spec: ModelSpec, weights: HeadWeights, x_RD: torch.Tensor, operations
 class Layer:
     """One transformer layer of a shard, with its KV pool."""
 
-    __slots__ = ("_head_norm", "_layer", "_operations", "_pool_NS2KE", "_spec", "_weights")
+    __slots__ = (
+        "_attention_half",
+        "_ffn_half",
+        "_head_norm",
+        "_layer",
+        "_operations",
+        "_pool_NS2KE",
+        "_spec",
+        "_weights",
+    )
 
     def __init__(
         self,
@@ -63,21 +73,39 @@ class Layer:
         self._pool_NS2KE = pool_NS2KE
         norm_NE = weights.qk_norm_NE
         self._head_norm = None if norm_NE is None else HeadNorm(norm_NE, spec.norm_eps)
+        norms = Normed(weights.attention_norm, spec.norm_eps), Normed(weights.ffn_norm, spec.norm_eps)
+        attention, ffn = (weights.qkv, weights.output), (weights.gate_up, weights.down)
+        self._attention_half = attention_half(norms[0], attention, self._head_norm, pool_NS2KE, spec.attention_scale)
+        self._ffn_half = ffn_half(norms[1], ffn, spec.activation)
 
     def forward(self, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The layer's output for the packed rows, float32 in and out; writes their keys and values."""
         spec, weights = self._spec, self._weights
-        normed = self._normed(x_TD, weights.attention_norm, weights.qkv)
-        attended = self._operations.sum(weights.output(self._attention(normed, batch)))
+        if batch.cleared is not None:
+            self._pool_NS2KE.index_fill_(0, batch.cleared, 0.0)
+        attended = self._summed_attention(x_TD, batch)
         if weights.attention_post_norm is not None:
             attended = self._operations.norm(attended, weights.attention_post_norm, spec.norm_eps, torch.float32)
         # The first sum is fresh memory, because x may be the caller's; the second may then go on top.
         x_TD = x_TD + attended
-        gate_up = weights.gate_up(self._normed(x_TD, weights.ffn_norm, weights.gate_up))
-        out_TD = self._operations.sum(weights.down(self._operations.gate(gate_up, spec.activation)))
+        out_TD = self._summed_ffn(x_TD, batch)
         if weights.ffn_post_norm is not None:
             out_TD = self._operations.norm(out_TD, weights.ffn_post_norm, spec.norm_eps, torch.float32)
         return x_TD.add_(out_TD)
+
+    def _summed_attention(self, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
+        weights, half = self._weights, self._attention_half
+        if half is not None and batch.decode:
+            return self._operations.sum(half(x_TD, batch.decode[self._layer]))
+        normed = self._normed(x_TD, weights.attention_norm, weights.qkv)
+        return self._operations.summed(weights.output, self._attention(normed, batch))
+
+    def _summed_ffn(self, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
+        weights, half = self._weights, self._ffn_half
+        if half is not None and batch.decode:
+            return self._operations.sum(half(x_TD, batch.decode[self._layer]))
+        gate_up = weights.gate_up(self._normed(x_TD, weights.ffn_norm, weights.gate_up))
+        return self._operations.summed(weights.down, self._operations.gate(gate_up, self._spec.activation))
 
     def _normed(self, x_TD: torch.Tensor, weight_D: torch.Tensor, product: Product) -> torch.Tensor:
         return self._operations.norm(x_TD, weight_D, self._spec.norm_eps, product.dtype)
@@ -85,8 +113,6 @@ class Layer:
     def _attention(self, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         spec, weights, pool = self._spec, self._weights, self._pool_NS2KE
         qkv_TNE = weights.qkv(x_TD).view(len(x_TD), -1, spec.head_dim)
-        if batch.cleared is not None:
-            pool.index_fill_(0, batch.cleared, 0.0)
         rotary, plan = batch.rotary[self._layer.rope], batch.attention[self._layer.window]
         q_THE = self._operations.place_qkv(qkv_TNE, rotary, pool, batch.slots_T, self._head_norm)
         return self._operations.attend(q_THE, pool, plan, spec.attention_scale).view(len(x_TD), -1)

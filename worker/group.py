@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import torch
 
 from potluck.proto.member_link import Incoming, MemberLink, Outgoing, exchange
 from potluck.worker.cut import Range
+from potluck.worker.overlap import FEWEST_ROWS, Overlap
+from potluck.worker.residence import Product
 from potluck.worker.sums import ALGORITHMS, LEAD, Buffers, Circle
 from potluck.worker.wires import Feedback, wire_of
 
@@ -29,6 +32,9 @@ class Combine(Protocol):
     def sum(self, part_TD: torch.Tensor) -> torch.Tensor:
         """The sum of all members' parts: float32 (T, D), the same bits on all; valid until the next."""
 
+    def summed(self, product: Product, x_TI: torch.Tensor) -> torch.Tensor:
+        """The sum of what the members' products give; of many rows, some travel while the next are computed."""
+
     def gather(self, part_RV: torch.Tensor) -> torch.Tensor | None:
         """The members' columns side by side, float32 (R, vocabulary), where it leads; None elsewhere."""
 
@@ -38,13 +44,14 @@ class GroupPlan:
     """The members in the order in which parts are added; how parts travel; how sums are formed, by bytes of a part.
 
     `reductions`: (most bytes, algorithm), 0 for any; the first that is meant for a size is used. `rows`: each
-    member's vocabulary.
+    member's vocabulary. `pieces`: that a sum of many rows travels in, each while the next is computed.
     """
 
     nodes: tuple[str, ...]
     wire: str
     reductions: tuple[tuple[int, str], ...]
     rows: tuple[Range, ...]
+    pieces: int = 1
 
     def algorithm(self, nbytes: int) -> str:
         """How a sum of parts of so many bytes is formed."""
@@ -95,8 +102,23 @@ class Group:
             begun, circle = time.perf_counter(), self._circle or self._opened()
             algorithm = ALGORITHMS[self._plan.algorithm(circle.wire.nbytes(len(part_N)))]
             sum_N = algorithm(circle, part_N, self._buffers)
-            self._count(begun)
+            self._count(time.perf_counter() - begun)
         return sum_N.view(part_TD.shape).to(part_TD.device)
+
+    def summed(self, product: Product, x_TI: torch.Tensor) -> torch.Tensor:
+        """See `Combine`."""
+        rows = len(x_TI) // self._plan.pieces
+        if self._plan.pieces == 1 or rows < FEWEST_ROWS:
+            return self.sum(product(x_TI))
+        first, *others = torch.split(x_TI, -(-len(x_TI) // self._plan.pieces))
+        part_TD = product(first)
+        if self._plan.algorithm(self._wire.nbytes(part_TD.numel())) != "direct":
+            return self.sum(torch.cat([part_TD, *(product(x_RI) for x_RI in others)]))
+        overlap = Overlap(self._circle or self._opened(), self._buffers, self._apart)
+        parts = chain([part_TD], (product(x_RI) for x_RI in others))
+        sum_TD = overlap.sum(parts, (len(x_TI), part_TD.shape[1]))
+        self._count(overlap.seconds)
+        return sum_TD.to(x_TI.device)
 
     def gather(self, part_RV: torch.Tensor) -> torch.Tensor | None:
         """See `Combine`."""
@@ -106,7 +128,7 @@ class Group:
             gathered = self._gathered(circle, part_RV) if self.leads else None
             if not self.leads:
                 _send(circle, part_RV)
-            self._count(begun)
+            self._count(time.perf_counter() - begun)
         return gathered
 
     def _gathered(self, circle: Circle, part_RV: torch.Tensor) -> torch.Tensor:
@@ -125,9 +147,9 @@ class Group:
             self._circle = Circle(self._place, links, self._wire)
         return self._circle
 
-    def _count(self, begun: float) -> None:
+    def _count(self, seconds: float) -> None:
         self.totals.sums += 1
-        self.totals.seconds += time.perf_counter() - begun
+        self.totals.seconds += seconds
 
 
 def check_group_plan(plan: GroupPlan, vocab: int) -> None:
@@ -143,6 +165,8 @@ def check_group_plan(plan: GroupPlan, vocab: int) -> None:
         raise ValueError("a group must know how to form sums of any size")
     if plan.wire == "int8-feedback" and any(name == "ring" for _, name in plan.reductions):
         raise ValueError("int8-feedback and ring do not go together: a ring's messages are parts of sums of others")
+    if plan.wire == "int8-feedback" and plan.pieces > 1:
+        raise ValueError("int8-feedback and pieces do not go together: one would bring what another's rows lack")
     for _, name in plan.reductions:
         if name not in ALGORITHMS:
             raise ValueError(f"sums cannot be formed by {name[:20]!r}; known: {', '.join(ALGORITHMS)}")

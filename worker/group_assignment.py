@@ -63,6 +63,7 @@ def _plan(window: pb.Window) -> GroupPlan:
         group.wire,
         tuple((reduction.most_bytes, reduction.algorithm) for reduction in group.reductions),
         tuple(zip(group.first_rows, group.end_rows, strict=False)),
+        max(1, group.pieces),
     )
 
 

@@ -14,8 +14,11 @@ import torch
 from potluck.kernels.attention import paged_attention
 from potluck.kernels.attention_inputs import HeadNorm, place_qkv
 from potluck.kernels.attention_plan import Paging, Span, plan_attention
+from potluck.kernels.extension import native
 from potluck.kernels.gated import Activation, gated
+from potluck.kernels.halves import DecodeStep
 from potluck.kernels.rms_norm import rms_norm
+from potluck.worker.residence import Product
 
 Kernels = Literal["cpu", "gpu"]
 Rotary = tuple[torch.Tensor, torch.Tensor]
@@ -35,7 +38,9 @@ class Operations:
         attend: (q, pool, plan, scale) -> (T, H, E) in q's dtype.
         reads_unwritten: whether `attend` reads slots that nobody wrote, to give them no weight: old content, which may
             be NaN, must be wiped before.
+        decode: (slots, rotary, plan) of single rows -> the step as `kernels.halves` reads it; None where none are.
         sum: what attention or FFN gave -> that of all members of the window's group; a node alone has it already.
+        summed: (product, x) -> the same of a product's result.
     """
 
     norm: Callable[[torch.Tensor, torch.Tensor, float, torch.dtype], torch.Tensor]
@@ -44,10 +49,16 @@ class Operations:
     plan: Callable[[Sequence[Span], Paging], Plan]
     attend: Callable[[torch.Tensor, torch.Tensor, Plan, float], torch.Tensor]
     reads_unwritten: bool
+    decode: Callable[[torch.Tensor, Rotary, Plan], DecodeStep] | None = None
     sum: Callable[[torch.Tensor], torch.Tensor] = lambda part_TD: part_TD
+    summed: Callable[[Product, torch.Tensor], torch.Tensor] = lambda product, x_TI: product(x_TI)
 
 
-CPU = Operations(rms_norm, gated, place_qkv, plan_attention, paged_attention, reads_unwritten=True)
+CPU = Operations(
+    *(rms_norm, gated, place_qkv, plan_attention, paged_attention),
+    reads_unwritten=True,
+    decode=None if native is None else DecodeStep,
+)
 
 
 def operations_of(kernels: Kernels, group: int) -> Operations:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from potluck.models.roles import shape_of
 from potluck.models.spec import ModelSpec
-from potluck.worker.cut import Cut, Range
+from potluck.worker.cut import Cut, Range, local_spec
 from potluck.worker.pieces import Piece
 from potluck.worker.residence import Product
 from potluck.worker.takes import length, own_inputs, widened
@@ -33,11 +34,12 @@ class OwnInputs:
 
 
 def of_own_inputs(spec: ModelSpec, cut: Cut, piece: Piece, product: Product) -> Product:
-    """The product by a piece for what a member computes; the product itself where the member has all its columns."""
-    take, own = piece.taken[0], own_inputs(spec, piece.keys[0].role, cut)
+    """The product by a piece for what a member computes; the product itself where that is all its columns."""
+    role = piece.keys[0].role
+    take, own = piece.taken[0], own_inputs(spec, role, cut)
     if take.inputs is not None:
         # The order of its columns names the number after x's own where a column counts for nothing.
         return OwnInputs(product, own, 0, length(own) + 1)
-    if take.columns is not None:
-        return OwnInputs(product, own, take.columns[0] - widened(piece.encoding, take.columns)[0], piece.shape[1])
-    return product
+    if take.columns is None or own == (0, shape_of(local_spec(spec, cut), role)[1]) == (0, piece.shape[1]):
+        return product
+    return OwnInputs(product, own, take.columns[0] - widened(piece.encoding, take.columns)[0], piece.shape[1])

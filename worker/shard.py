@@ -162,7 +162,7 @@ class Shard:
 
     def _maker(self, window: Window, unit: Unit, assembly: Assembly, placed: Placed) -> LayerMaker:
         spec, group = window.spec(self._spec), self._groups.get(window.stage)
-        operations = replace(self._operations, sum=group.sum) if group else self._operations
+        operations = replace(self._operations, sum=group.sum, summed=group.summed) if group else self._operations
         like = torch.empty(0, dtype=self._config.dtype, device=self._config.device)
         pool_NS2KE = new_pool(spec, self._config.kv_shape, like)
         nbytes = bytes_of(self._spec, [unit], self._config.form, self._config.residence)

@@ -70,7 +70,7 @@ def direct(circle: Circle, part_N: torch.Tensor, buffers: Buffers) -> torch.Tens
         [Incoming(circle.link(place), view) for place, (_, view) in messages.items()],
     )
     parts = [own_B if place == circle.place else messages[place][0] for place in range(len(circle.links))]
-    return _added([circle.wire.read(part_B) for part_B in parts], buffers.sum(len(part_N)))
+    return added([circle.wire.read(part_B) for part_B in parts], buffers.sum(len(part_N)))
 
 
 def star(circle: Circle, part_N: torch.Tensor, buffers: Buffers) -> torch.Tensor:
@@ -85,7 +85,7 @@ def star(circle: Circle, part_N: torch.Tensor, buffers: Buffers) -> torch.Tensor
     messages = {place: buffers.message(place, nbytes) for place in circle.others}
     exchange([], [Incoming(circle.link(place), view) for place, (_, view) in messages.items()])
     parts = [part_N, *(circle.wire.read(message_B) for message_B, _ in messages.values())]
-    total_N = _added(parts, buffers.sum(len(part_N)))
+    total_N = added(parts, buffers.sum(len(part_N)))
     sum_B = circle.wire.encode(total_N, own_B)
     exchange([Outgoing(circle.link(place), _view(sum_B)) for place in messages], [])
     return total_N.copy_(circle.wire.read(sum_B)[: len(part_N)])
@@ -129,7 +129,8 @@ Algorithm = Callable[[Circle, torch.Tensor, Buffers], torch.Tensor]
 ALGORITHMS: dict[str, Algorithm] = {"star": star, "direct": direct, "ring": ring}
 
 
-def _added(parts: list[torch.Tensor], out_N: torch.Tensor) -> torch.Tensor:
+def added(parts: list[torch.Tensor], out_N: torch.Tensor) -> torch.Tensor:
+    """The parts' sum in float32, added in their order."""
     first_N, second_N, *others = [part_N[: len(out_N)] for part_N in parts]
     if first_N.dtype == second_N.dtype == torch.float32:
         torch.add(first_N, second_N, out=out_N)

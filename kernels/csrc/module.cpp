@@ -3,26 +3,14 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
-#include <cstdlib>
-#include <cstring>
-#include <vector>
-
-#include "formats.hpp"
+#include "decode.hpp"
 #include "guard.hpp"
 #include "pool.hpp"
+#include "products.hpp"
 
 namespace {
 
 using namespace potluck;
-
-const Backend* g_backend = nullptr;
-
-const Backend* named_backend(const char* name) {
-    for (const Backend* backend :
-         {neon_backend(), neon_plain_backend(), avx512_backend(), avx2_backend(), generic_backend()})
-        if (backend && (!*name || !std::strcmp(name, backend->name))) return backend;
-    return nullptr;
-}
 
 bool numbers(PyObject* const* args, Py_ssize_t given, Py_ssize_t wanted, int64_t* out) {
     if (given != wanted) {
@@ -45,15 +33,6 @@ bool numbers_of_format(PyObject* const* args, Py_ssize_t given, Py_ssize_t wante
     }
     return true;
 }
-
-float bits_as_float(int64_t bits) {
-    const uint32_t word = static_cast<uint32_t>(bits);
-    float value;
-    std::memcpy(&value, &word, 4);
-    return value;
-}
-
-template <typename T> T* pointer(int64_t address) { return reinterpret_cast<T*>(static_cast<uintptr_t>(address)); }
 
 // packed_bytes(kind, rows, columns)
 PyObject* packed_bytes_(PyObject*, PyObject* const* args, Py_ssize_t given) {
@@ -84,76 +63,6 @@ PyObject* unpack_(PyObject*, PyObject* const* args, Py_ssize_t given) {
     Py_RETURN_NONE;
 }
 
-struct Scratch {
-    std::vector<int8_t> q;
-    std::vector<float> scale, totals;
-    std::vector<int32_t> sums;
-    std::vector<uint8_t> blocks, panels;
-};
-
-Scratch& own_scratch() {
-    static thread_local Scratch scratch;
-    return scratch;
-}
-
-template <typename T> void at_least(std::vector<T>& vector, size_t size) {
-    if (vector.size() < size) vector.resize(size);
-}
-
-void quantize_row(const float* x, int64_t columns, int64_t row, Scratch& out) {
-    float* scale = out.scale.data() + row * (columns / 16);
-    int32_t* sums = out.sums.data() + row * (columns / 16);
-    float* totals = out.totals.data() + row * (columns / kTile);
-    g_backend->quantize(x + row * columns, columns, out.q.data() + row * columns, scale, sums);
-    for (int64_t tile = 0; tile < columns / kTile; ++tile)
-        totals[tile] = scale[2 * tile] * static_cast<float>(sums[2 * tile]) +
-                       scale[2 * tile + 1] * static_cast<float>(sums[2 * tile + 1]);
-}
-
-// With activations of 8 bits.
-void multiply_rounded(const Exact& work) {
-    Scratch& scratch = own_scratch(); // a lambda in another thread would see that thread's
-    const size_t tiles = static_cast<size_t>(work.count * work.columns / kTile);
-    at_least(scratch.q, tiles * kTile);
-    at_least(scratch.scale, 2 * tiles);
-    at_least(scratch.sums, 2 * tiles);
-    at_least(scratch.totals, tiles);
-    Pool& pool = Pool::shared();
-    pool.run(work.count, 16, [&](int64_t begin, int64_t end) {
-        for (int64_t row = begin; row < end; ++row) quantize_row(work.x, work.columns, row, scratch);
-    });
-    const Activations activations = {scratch.q.data(), scratch.scale.data(), scratch.sums.data(), scratch.totals.data(),
-                                     work.columns};
-    const size_t size = group_bytes(format(work.kind), work.columns);
-    const GroupProduct product = g_backend->products[static_cast<int>(work.kind)];
-    pool.run((work.rows + kRows - 1) / kRows, 4, [&](int64_t begin, int64_t end) {
-        for (int64_t g = begin; g < end; ++g) {
-            const int64_t valid = work.rows - g * kRows < kRows ? work.rows - g * kRows : kRows;
-            product(work.packed + static_cast<size_t>(g) * size, activations, 0, work.count, work.y + g * kRows, work.stride,
-                    valid);
-        }
-    });
-}
-
-void multiply_exact(const Exact& work) {
-    Scratch& scratch = own_scratch();
-    const Format f = format(work.kind);
-    const int which = is_plain(f) ? static_cast<int>(work.kind) - kQuantized : g_backend->panel;
-    const ExactProducts products = g_backend->plain[which];
-    const int64_t count = (work.count + g_backend->block_rows - 1) / g_backend->block_rows;
-    at_least(scratch.blocks, static_cast<size_t>(count) * products.block_bytes(work));
-    Pool& pool = Pool::shared();
-    pool.run(count, 2, [&](int64_t begin, int64_t end) {
-        for (int64_t block = begin; block < end; ++block) products.lay_out(work, block, scratch.blocks.data());
-    });
-    const uint8_t* blocks = scratch.blocks.data();
-    pool.run((work.rows + kRows - 1) / kRows, 4, [&](int64_t begin, int64_t end) {
-        std::vector<uint8_t>& panels = own_scratch().panels;
-        if (!is_plain(f)) at_least(panels, static_cast<size_t>(4 * 4 * kRows * work.columns));
-        products.multiply(work, blocks, begin, end, panels.data());
-    });
-}
-
 // multiply(kind, packed, rows, columns, x, count, y, stride, exact)
 PyObject* multiply_(PyObject*, PyObject* const* args, Py_ssize_t given) {
     int64_t n[9];
@@ -161,10 +70,12 @@ PyObject* multiply_(PyObject*, PyObject* const* args, Py_ssize_t given) {
     const Exact work = {static_cast<Kind>(n[0]), pointer<const uint8_t>(n[1]), n[2], n[3], pointer<const float>(n[4]),
                         n[5], pointer<float>(n[6]), n[7]};
     Py_BEGIN_ALLOW_THREADS;
-    if (n[8] != 0 || is_plain(format(work.kind)))
+    if (n[8] != 0 || is_plain(format(work.kind))) {
         multiply_exact(work);
-    else
+    } else {
+        round_rows(work.x, work.count, work.columns);
         multiply_rounded(work);
+    }
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
 }
@@ -215,17 +126,24 @@ PyObject* attend_(PyObject*, PyObject* const* args, Py_ssize_t given) {
         pointer<const int64_t>(n[3]), pointer<const int64_t>(n[4]), n[5], n[6], n[7], n[8],
         bits_as_float(n[9]),       n[10] != 0,
     };
-    const int64_t rows = n[11], slots = 4 * (n[12] + 16); // four queries at a time
     Py_BEGIN_ALLOW_THREADS;
-    Pool::shared().run(rows * work.kv_heads, 1, [&](int64_t begin, int64_t end) {
-        static thread_local std::vector<float> scores;
-        if (static_cast<int64_t>(scores.size()) < slots) scores.resize(static_cast<size_t>(slots));
-        for (int64_t i = begin; i < end; ++i)
-            g_backend->attend(work, i / work.kv_heads, i % work.kv_heads, scores.data());
-    });
+    attend_rows(work, n[11], n[12]);
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
 }
+
+PyObject* half_(void (*half)(const int64_t*, const int64_t*, const float*, float*), PyObject* const* args, Py_ssize_t given) {
+    int64_t n[4];
+    if (!numbers(args, given, 4, n)) return nullptr;
+    Py_BEGIN_ALLOW_THREADS;
+    half(pointer<const int64_t>(n[0]), pointer<const int64_t>(n[1]), pointer<const float>(n[2]), pointer<float>(n[3]));
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
+// attention_half(half, step, x, out), ffn_half(half, step, x, out): see decode.hpp
+PyObject* attention_half_(PyObject*, PyObject* const* args, Py_ssize_t given) { return half_(attention_half, args, given); }
+PyObject* ffn_half_(PyObject*, PyObject* const* args, Py_ssize_t given) { return half_(ffn_half, args, given); }
 
 // guard(address, size), unguard(slot), was_missed(slot), misses(): see guard.hpp
 PyObject* guard_(PyObject*, PyObject* const* args, Py_ssize_t given) {
@@ -277,6 +195,8 @@ PyMethodDef kMethods[] = {
     {"gate", reinterpret_cast<Fast>(reinterpret_cast<void*>(gate_)), METH_FASTCALL, nullptr},
     {"turn", reinterpret_cast<Fast>(reinterpret_cast<void*>(turn_)), METH_FASTCALL, nullptr},
     {"attend", reinterpret_cast<Fast>(reinterpret_cast<void*>(attend_)), METH_FASTCALL, nullptr},
+    {"attention_half", reinterpret_cast<Fast>(reinterpret_cast<void*>(attention_half_)), METH_FASTCALL, nullptr},
+    {"ffn_half", reinterpret_cast<Fast>(reinterpret_cast<void*>(ffn_half_)), METH_FASTCALL, nullptr},
     {"backend", backend_, METH_O, nullptr},
     {"threads", threads_, METH_O, nullptr},
     {"guard", reinterpret_cast<Fast>(reinterpret_cast<void*>(guard_)), METH_FASTCALL, nullptr},
@@ -296,6 +216,6 @@ PyMODINIT_FUNC PyInit__native(void) {
     g_backend = named_backend("");
     PyObject* module = PyModule_Create(&kModule);
     // kernels/native_module.py takes no other: an extension left over from an older checkout would compute nonsense.
-    if (module && PyModule_AddIntConstant(module, "VERSION", 4) < 0) return nullptr;
+    if (module && PyModule_AddIntConstant(module, "VERSION", 5) < 0) return nullptr;
     return module;
 }

@@ -99,12 +99,12 @@ PyObject* send(PyObject*, PyObject* args) {
     return PyLong_FromSsize_t(m.done);
 }
 
-// receive(fd, head, body, done, timeout, spin): how much of both is there now; looks again and again for `spin`
+// receive(fd, head, body, done, (timeout, spin)): how much of both is there now; looks again and again for `spin`
 // microseconds, then waits for `timeout` milliseconds whenever nothing comes. -1: the other end has ended the stream.
 PyObject* receive(PyObject*, PyObject* args) {
     Message m;
     int spin = 0;
-    if (!PyArg_ParseTuple(args, "iw*w*nii", &m.fd, &m.head, &m.body, &m.done, &m.timeout, &spin)) return nullptr;
+    if (!PyArg_ParseTuple(args, "iw*w*n(ii)", &m.fd, &m.head, &m.body, &m.done, &m.timeout, &spin)) return nullptr;
     int error = 0;
     bool ended = false;
     Py_BEGIN_ALLOW_THREADS;

@@ -11,6 +11,7 @@ import sys
 
 import potluck.deploy.bench
 import potluck.deploy.looking
+import potluck.deploy.planning
 import potluck.deploy.prepare
 import potluck.deploy.run
 import potluck.deploy.serve  # noqa: F401

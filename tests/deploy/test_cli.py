@@ -26,25 +26,6 @@ def in_its_own_process(*words):
     )
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """cluster(*words) -> what the command did, in a fork of command_server.py."""
-    out, err = (tmp_path_factory.mktemp("said") / name for name in ("out", "err"))
-    program = [sys.executable, str(Path(__file__).with_name("command_server.py"))]
-    with subprocess.Popen(
-        program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=ENVIRONMENT
-    ) as server:
-
-        def run(*words):
-            asked = {"words": [*map(str, words)], "out": str(out), "err": str(err)}
-            server.stdin.write(json.dumps(asked) + "\n")
-            code = int(server.stdout.readline())
-            return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
-
-        yield run
-        server.stdin.close()
-
-
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -72,7 +53,9 @@ def refused(done):
     return done.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["run"], ["plan"], ["nodes"], ["models"], ["bench"]])
+@pytest.mark.parametrize(
+    "command", [[], ["serve"], ["run"], ["plan"], ["nodes"], ["profile"], ["models"], ["catalogue"], ["bench"]]
+)
 def test_every_command_explains_itself(cluster, command):
     done = cluster(*command, "--help")
     assert done.returncode == 0
@@ -85,7 +68,7 @@ def test_models_are_listed(cluster):
     assert "smollm2" in cluster("models").stdout
 
 
-@pytest.mark.parametrize("fleet", ["pair", "trio", "household"])
+@pytest.mark.parametrize("fleet", ["pair", "trio", "home", "household"])
 def test_nodes_of_the_shipped_fleets(cluster, fleet):
     described = json.loads(cluster("nodes", "--fleet", fleet, "--json").stdout)
     assert described["name"] == fleet
@@ -152,9 +135,14 @@ def test_pickles_are_never_loaded(cluster, tmp_path):
         (["serve", "nosuch", "--fleet", "pair"], "alias"),
         (["serve", "org/nosuch", "--fleet", "pair"], "offline"),
         (["serve", "/etc/passwd", "--fleet", "pair"], "not a GGUF file"),
-        (["plan", "smollm2", "--fleet", "nosuch"], "household, pair, trio"),
+        (["plan", "smollm2", "--fleet", "nosuch"], "home, household, pair, trio"),
         (["plan", "smollm2", "--fleet", "trio", "--without", "laptopp"], "laptop"),
         (["plan", "smollm2", "--fleet", "trio", "--context", "9000000"], "--context"),
+        (["plan", "smollm2", "--fleet", "trio", "--share", "laptop=a third"], "as in laptop=30%"),
+        (["plan", "smollm2", "--fleet", "trio", "--share", "laptop=0%"], "exclude it instead"),
+        (["plan", "smollm2", "--fleet", "trio", "--share", "laptopp=30%"], "did you mean 'laptop'?"),
+        (["plan", "smollm2", "--fleet", "trio", "--share", "nas=30%", "--share", "nas=40%"], "30% and 40%; choose one"),
+        (["plan", "smollm2", "--fleet", "trio", "--share", "laptop=30%", "--without", "laptop"], "choose one"),
         (["plan", "smollm2", "--fleet", "trio", "--plan", "nosuch.yaml"], "nosuch.yaml"),
         (["plan", "smollm2", "--fleet", "trio", "--dtype", "int3"], "float32"),
         (["plan", "smollm2", "--fleet", "trio", "--rounds", "0"], "rounds"),
@@ -267,13 +255,16 @@ def test_the_options_of_every_command_are_known_here():
     }
     where = {"--fleet", "--address", "--local", "--threads", "--cache", "--json"}
     model = where | {"--plan", "--dtype", "--rounds", "--context", "--fewest", "--without", "--offline"}
-    model |= {"--quantize", "--streaming"}
+    model |= {"--quantize", "--streaming", "--spread", "--share"}
+    what_if = {"--add", "--remove", "--link", "--prompt", "--batch"}
     serving = {"--host", "--port", "--api-key", "--allowed-host", "--cors-origin", "--kv-tokens", "--max-rows"}
     assert found == {
         "serve": sorted(model | serving | {"--chat-template", "--step-seconds", "--wire", "--grace"}),
         "run": sorted(model | {"--max-tokens", "--temperature", "--seed", "--raw", "--chat-template"}),
-        "plan": sorted(model | {"--save", "--kv-tokens"}),
+        "plan": sorted(model | {"--save", "--kv-tokens", "--html", "--solver"} | what_if),
         "nodes": sorted(where),
+        "profile": sorted(where - {"--fleet"}),
         "models": sorted({"--cache", "--json", "--clean"}),
+        "catalogue": ["--json"],
         "bench": sorted({"--dtype", "--quantize", "--threads", "--rounds", "--cache", "--offline", "--json"}),
     }

@@ -65,7 +65,7 @@ def emulated_neon(tmp_path_factory):
     command += [f"-I{folder}" for folder in (HERE / "neon_emulated", SOURCES, headers)]
     command += [
         str(HERE / "neon_emulated" / "backend.cpp"),
-        *(str(SOURCES / f"{name}.cpp") for name in ("guard", "module", "pack")),
+        *(str(SOURCES / f"{name}.cpp") for name in ("decode", "guard", "module", "pack", "products")),
     ]
     done = subprocess.run([*command, "-o", str(built)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from potluck.models.spec import LayerSpec, ModelSpec, Part, PartKind, Rope
 from potluck.planner.all_reduce import Algorithm, AllReduce, Wire
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
-from potluck.planner.plan import Plan, Prediction, Purpose, Residency, Route, Share, Stage
+from potluck.planner.plan import Plan, Purpose, Residency, Route, Share, Stage
+from potluck.planner.prediction import Breakdown, Prediction, Times
 
 GIB = 2**30
 
@@ -139,12 +140,16 @@ def plans(draw, spec):
     routes = st.builds(Route, st.lists(stages, min_size=1, max_size=3).map(tuple), st.sampled_from(Purpose))
     sizes = st.dictionaries(NAMES.map(NodeName), st.integers(0, 2**50), max_size=3)
     times = st.floats(0, 1e6)
+    split = st.builds(Times, *[times] * 7)
+    breakdowns = st.none() | st.builds(Breakdown, split, st.lists(split, max_size=2).map(tuple))
+    names = st.sampled_from(["", "node a", "link a -> b"])
+    predictions = st.builds(Prediction, times, times, sizes, sizes, times, names, breakdowns, breakdowns)
     return Plan(
         model=draw(st.text(min_size=1, max_size=8)),
         dtype=draw(st.sampled_from(["float32", "bfloat16"])),
         routes=tuple(draw(st.lists(routes, min_size=1, max_size=2))),
         kv_tokens=draw(st.integers(1, 2**40)),
-        prediction=draw(st.none() | st.builds(Prediction, times, times, sizes, sizes)),
+        prediction=draw(st.none() | predictions),
         reasons=draw(st.dictionaries(NAMES.map(NodeName), st.text(min_size=1, max_size=20), max_size=3)),
     )
 

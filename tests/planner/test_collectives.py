@@ -89,12 +89,13 @@ def test_what_a_group_agrees_on(homes):
 
     nodes = list(map(homes.node, "abcd"))
     slow, fast = homes.fleet(*nodes, latency=1e-3), homes.fleet(*nodes, bandwidth=1e9)
-    assert agreement(stage(), slow, "float32") == Agreement(Wire.FLOAT32, choose(alike(4), SIZES))
+    assert agreement(stage(), slow, "float32") == Agreement(Wire.FLOAT32, choose(alike(4), SIZES), 4)
     assert agreement(stage(), slow, "bfloat16").wire is agreement(stage(), slow, "quantized").wire is Wire.BFLOAT16
     assert agreement(stage(), fast, "bfloat16").wire is Wire.FLOAT32, "the wire is as fast as memory"
-    asked = agreement(stage(algorithm=RING, wire=Wire.INT8), slow, "float32")
-    assert asked == Agreement(Wire.INT8, ((0, RING),))
+    assert agreement(stage(), fast, "bfloat16").pieces == 1, "and nothing is gained by computing meanwhile"
+    asked = agreement(stage(algorithm=RING, wire=Wire.INT8, pieces=2), slow, "float32")
+    assert asked == Agreement(Wire.INT8, ((0, RING),), 2)
     kept = agreement(stage(wire=Wire.INT8_FEEDBACK), slow, "float32")
-    assert kept == Agreement(Wire.INT8_FEEDBACK, ((0, DIRECT),)), "a ring would be faster for large sums"
+    assert kept == Agreement(Wire.INT8_FEEDBACK, ((0, DIRECT),), 1), "a ring would be faster for large sums"
     plan = homes.plan(homes.stage("a", homes.EMBEDDING), stage(algorithm=STAR))
-    assert agreements(plan, slow) == {1: Agreement(Wire.FLOAT32, ((0, STAR),))}
+    assert agreements(plan, slow) == {1: Agreement(Wire.FLOAT32, ((0, STAR),), 4)}

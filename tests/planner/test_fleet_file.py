@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from potluck.planner.catalogue import catalogue_from_data
 from potluck.planner.fields import FieldError
 from potluck.planner.fleet import Link
 from potluck.planner.fleet_file import fleet_from_data, fleet_to_data
@@ -18,8 +19,15 @@ NODE = "{flops: 60 GFLOPS, memory_bandwidth: 20 GB/s, memory: 8 GiB}"
 LINKS = "links: {default: {latency: 0.3 ms, bandwidth: 1 Gbit}}"
 
 
+def shipped(name):
+    return (resources.files("potluck.deploy") / name).read_text("utf-8")
+
+
+CATALOGUE = catalogue_from_data(read_yaml(shipped("catalogue.yaml")))
+
+
 def read(text):
-    return fleet_from_data(read_yaml(text))
+    return fleet_from_data(read_yaml(text), CATALOGUE)
 
 
 def test_every_field():
@@ -117,6 +125,63 @@ def test_mistakes_in_links_are_named(links, message):
     test_mistakes_are_named(f"nodes: {{a: {NODE}, laptop: {NODE}}}\nlinks: {described}", message)
 
 
+LONG = f"""name: long
+engine: a
+nodes:
+  a:
+    flops: 60 GFLOPS
+    memory_bandwidth: 20 GB/s
+    memory: 8 GiB
+  laptop: {NODE}
+  c:
+    devices:
+      - {NODE}
+      - kind: cuda
+        flops: 12 TFLOPS
+        memory_bandwidth: 360 GB/s
+        memory: 12 GiB
+links:
+  default: {{latency: 1 ms, bandwidth: 1 Gbit}}
+  a - laptop:
+    latency: 1 ms
+    bandwidth: 300 Mbit
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("engine: a", "engine: b", "line 2: engine: 'b' is not known"),
+        ("engine: a", "motor: a", "line 2: the fleet file: unknown field 'motor'"),
+        ("60 GFLOPS\n", "60 GHz\n", "line 5: node 'a': flops: '60 GHz': 'GHz' is not a unit"),
+        (
+            "20 GB/s\n",
+            "8 GBs\n",
+            "line 6: node 'a': memory_bandwidth: '8 GBs': 'GBs' is not a unit of a bandwidth; did",
+        ),
+        ("20 GB/s\n", "0 GB/s\n", "line 6: node 'a': memory_bandwidth: must be more than zero"),
+        ("    memory: 8 GiB\n", "", "line 4: node 'a': field 'memory' is missing"),
+        ("    memory: 8 GiB\n", "    memroy: 8 GiB\n", "line 7: node 'a': unknown field 'memroy'"),
+        ("laptop: {", "lap top: {", "line 8: node 'lap top': a name has letters"),
+        ("12 TFLOPS", "12 T", "line 13: node 'c': device 2: flops: '12 T'"),
+        ("        memory: 12 GiB\n", "", "line 12: node 'c': device 2: field 'memory' is missing"),
+        ("  default:", "  defualt:", "line 16: links: 'default' is missing"),
+        (
+            "1 Gbit",
+            "10 Gbits",
+            "line 17: link 'default': bandwidth: '10 Gbits': 'Gbits' is not a unit of a bandwidth; did",
+        ),
+        ("a - laptop", "a - lapptop", "line 18: link 'a - lapptop': there is no node 'lapptop'"),
+        ("300 Mbit", "0", "line 20: link 'a - laptop': bandwidth: must be more than zero"),
+    ],
+)
+def test_mistakes_are_told_with_their_line(right, wrong, message):
+    assert right in LONG and read(LONG).nodes
+    with pytest.raises(FieldError) as error:
+        read(LONG.replace(right, wrong, 1))
+    assert str(error.value).startswith(message)
+
+
 @given(st.data())
 def test_round_trip(homes, data):
     fleet = data.draw(homes.fleets())
@@ -148,9 +213,9 @@ def test_nonsense_never_gets_a_traceback(value):
         assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize(("name", "nodes"), [("pair", 2), ("trio", 3), ("household", 5)])
+@pytest.mark.parametrize(("name", "nodes"), [("pair", 2), ("trio", 3), ("home", 4), ("household", 5)])
 def test_shipped_fleets(name, nodes):
-    fleet = read((resources.files("potluck.deploy") / "fleets" / f"{name}.yaml").read_text("utf-8"))
+    fleet = read(shipped(f"fleets/{name}.yaml"))
     assert (fleet.name, len(fleet.nodes)) == (name, nodes)
     assert fleet.node(fleet.engine).checkpoint, "requests arrive where the model's file is"
     assert any(not node.checkpoint for node in fleet.nodes) == (nodes > 2)

@@ -11,8 +11,9 @@ from potluck.planner.fleet import Link
 from potluck.planner.goal import Goal
 from potluck.planner.plan import Route, Share
 from potluck.planner.predict import predict
+from potluck.planner.software import NONE
 
-GOAL = Goal(context=100, prompt=48, chunk=32)
+GOAL = Goal(context=100, prompt=48, chunk=32, software=NONE)
 
 
 @pytest.fixture
@@ -49,9 +50,13 @@ def test_a_detour_through_another_engine_costs_two_hops(homes, ring):
 def test_the_first_token_waits_for_every_chunk_and_only_sampled_rows_go_to_the_head(homes, ring):
     spec, home = homes.model(4), homes.fleet(homes.node("a"), homes.node("b"), latency=0.0, bandwidth=1e3)
     row = 64 * 4 / 1e3
-    last = sum(compute(spec, ring, home, Pass(16, 1, 40))) + row * (3 * 16 + 1)
-    # The links are so slow that a hop of the first chunk, 32 rows, is what the second waits for.
-    assert predict(ring, home, spec, GOAL).time_to_first_token == pytest.approx(last + row * 32)
+    # The links are so slow that the second chunk, 16 rows, waits for every hop of the first, 32 rows.
+    first = sum(compute(spec, ring, home, Pass(32, 0, 16))[:3]) + row * 3 * 32
+    last = sum(compute(spec, ring, home, Pass(16, 1, 40))[3:]) + row * (16 + 1)
+    prediction = predict(ring, home, spec, GOAL)
+    assert prediction.time_to_first_token == pytest.approx(first + last)
+    assert prediction.prefill.total.transfer == pytest.approx(row * (3 * 16 + 1)), "the second chunk's own way"
+    assert prediction.prefill.total.wait == pytest.approx(row * (3 * 32 - 2 * 16), rel=1e-3)
 
 
 def test_one_node_has_no_hops(homes):
@@ -110,12 +115,14 @@ def test_chunks_do_not_overlap_where_members_come_round(homes, grouped):
     home = homes.fleet(*map(homes.node, "abc"), engine="c", links=away)
 
     def first(prompt, chunk):
-        return predict(plan, home, spec, Goal(context=100, prompt=prompt, chunk=chunk)).time_to_first_token
+        return predict(
+            plan, home, spec, Goal(context=100, prompt=prompt, chunk=chunk, software=NONE)
+        ).time_to_first_token
 
     assert first(64, 32) - first(32, 32) > 2.0, "the second chunk starts when the first is back"
     way = (homes.EMBEDDING, range(2)), (range(2, 4),), (homes.HEAD,)
     ring = homes.plan(*(homes.stage(name, *parts) for name, parts in zip("aba", way, strict=True)))
-    goal = Goal(context=100, prompt=64, chunk=32)
+    goal = replace(GOAL, prompt=64, chunk=32)
     assert predict(ring, home, spec, goal).time_to_first_token < 3.5
 
 

@@ -184,6 +184,8 @@ def test_8_bits_with_feedback_are_refused_where_they_could_not_work(homes, home)
     validate(asking(Algorithm.RING, Wire.INT8), home, normed)
     together = "stage 1: wire int8-feedback and algorithm ring do not go together; use star or direct"
     assert together in refused(asking(Algorithm.RING, Wire.INT8_FEEDBACK), home, spec)
+    whole = "stage 1: wire int8-feedback needs whole sums"
+    assert whole in refused(asking(None, Wire.INT8_FEEDBACK, 2), home, spec)
     norms = "stage 1: wire int8-feedback cannot make good what a norm after the sum changes, and model 'tiny' has such"
     assert norms in refused(asking(None, Wire.INT8_FEEDBACK), home, normed)
 

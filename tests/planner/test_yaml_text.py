@@ -1,6 +1,7 @@
 """YAML as files of ours read it."""
 
 import pytest
+import yaml
 
 from potluck.planner.fields import FieldError
 from potluck.planner.yaml_text import read_yaml
@@ -30,6 +31,18 @@ def test_what_is_refused(text, message):
         read_yaml(text)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_tables_know_the_lines_of_their_names():
+    data = read_yaml("a: 1\nb:\n  c: 2\n  d:\n    - {e: 3}\n")
+    assert data.lines == {"a": 1, "b": 2} and data["b"].lines == {"c": 3, "d": 4}
+    assert data["b"]["d"][0].lines == {"e": 5}
+    assert type(data["a"]) is int and yaml.safe_load("a: 1") == read_yaml("a: 1")
+
+
+def test_a_table_may_contain_itself():
+    data = read_yaml("a: &x {b: *x}")
+    assert data["a"]["b"] is data["a"] and data["a"].lines == {"b": 1}
 
 
 def test_merge_keys_may_override():

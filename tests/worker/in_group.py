@@ -70,7 +70,7 @@ def group_class(pipeline):
             self.cuts, self.ends = cuts, ends
             nodes = tuple(f"node{place}" for place in range(len(cuts)))
             rows = tuple(cut.vocabulary if ends == "split" else (0, self.spec.vocab) for cut in cuts)
-            plan = GroupPlan(nodes, wire, ((0, algorithm),), rows)
+            plan = GroupPlan(nodes, wire, ((0, algorithm),), rows, kwargs.get("pieces", 1))
             self.links, self.totals = links_of(len(cuts), kwargs.get("shape")), [SumTotals() for _ in cuts]
             checkpoint = open_checkpoint(path)
             self.shards = []

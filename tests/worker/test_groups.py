@@ -123,6 +123,20 @@ def _step_seconds(pipeline, in_process):
     return time.perf_counter() - begun
 
 
+@pytest.mark.parametrize("wire", ["float32", "bfloat16"])
+def test_pieces_that_travel_while_the_next_is_computed_change_nothing(grouped, in_group, in_process, tiny_model, wire):
+    path = tiny_model("llama2", 3, **EIGHT)
+    spec = in_process.read_spec(path)
+    prompt, sent, texts = PROMPT * 8, [], []
+    for pieces in (1, 3):
+        pipeline = grouped(path, in_group.cuts_of(spec, (5, 2, 1)), wire=wire, pieces=pieces)
+        texts.append([score.logprob for score in pipeline.scores(prompt, [512], 1)])
+        counts = [link.counts for link in pipeline.links[0].values()]
+        sent.append((sum(count.frames for count in counts), sum(count.payload_bytes for count in counts)))
+    assert texts[0] == texts[1]
+    assert sent[1] == (3 * sent[0][0], sent[0][1])
+
+
 def test_members_hold_no_more_kv_than_their_heads(grouped, in_group, in_process, tiny_model):
     path = tiny_model("llama2", 3, **EIGHT)
     spec = in_process.read_spec(path)

@@ -1,6 +1,7 @@
-"""The first solver: everything placed once, within memory, by speed."""
+"""The baseline: everything placed once, within memory, by speed; and what every solver promises."""
 
 import dataclasses
+import functools
 from itertools import pairwise, product
 
 import pytest
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 from potluck.planner.costs import weight_bytes
 from potluck.planner.executable import executable_stages
 from potluck.planner.fleet import Link
-from potluck.planner.goal import Goal
+from potluck.planner.goal import Goal as AnyGoal
 from potluck.planner.memory import NODE_OVERHEAD, node_bytes
 from potluck.planner.offers import ENDS, Request
 from potluck.planner.solve import DoesNotFit, solve
 from potluck.planner.validate import validate
 
 MIB = 2**20
+Goal = functools.partial(AnyGoal, solver="proportional")
 
 
 def layers_of(plan):
@@ -180,7 +182,7 @@ def test_names_in_the_goal_are_checked(smollm2, trio, goal, message):
         ({"dtype": "fp8"}, "dtype 'fp8'"),
         ({"rounds": 0}, "rounds must be at least 1"),
         ({"kv_tokens": -5}, "kv_tokens must be at least 1, not -5"),
-        ({"spread": "some"}, "use 'all' or 'fewest'"),
+        ({"spread": "some"}, "use one of 'best', 'all', 'fewest'"),
         ({"pinned": frozenset({"a"}), "excluded": frozenset({"a"})}, "both pinned and excluded"),
     ],
 )

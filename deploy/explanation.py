@@ -1,0 +1,112 @@
+"""The answer of `cluster plan`, for people: who holds what and why, where a token's time goes, and what limits it.
+
+What the planner tells beside a plan (what the next best plan would have cost, how near the plan is to a bound) belongs
+here, too, in `explained`.
+"""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from potluck.deploy.answer import Answer
+from potluck.deploy.holdings import share_text
+from potluck.deploy.tables import bytes_text, link_text, plan_table, seconds_text
+from potluck.deploy.token_time import Span, seconds_by, token_spans
+from potluck.models.spec import ModelSpec
+from potluck.planner.plan import Plan
+
+# More stages than this are a table that nobody reads: the sums below it say what matters.
+_MOST_ROWS = 12
+WORDS = {
+    "compute": "computing",
+    "memory": "reading memory",
+    "wait": "waiting for others",
+    "disk": "waiting for disks",
+    "transfer": "between nodes",
+    "sums": "summing in groups",
+    "software": "in software",
+}
+
+
+def explained(answer: Answer) -> RenderableType:
+    """Everything, from the plan to the sentence about what limits it."""
+    spans = token_spans(answer)
+    shown = [plan_table(answer.plan, answer.fleet)]
+    if 1 < len(answer.stages) <= _MOST_ROWS:
+        shown.append(_way_table(answer, spans))
+    return Group(*shown, Text("\n".join(sentences(answer)) + "\n"))
+
+
+def sentences(answer: Answer) -> list[str]:
+    """What is predicted, what it is made of, and what the prediction stands on."""
+    prediction, goal = answer.prediction, answer.goal
+    each = prediction.time_per_token
+    parts = [f"{seconds_text(seconds)} {WORDS[work]}" for work, seconds in seconds_by(answer).items()]
+    metal = [node for node, kind in answer.fleet.kinds.items() if kind == "metal" and node in answer.plan.nodes]
+    not_yet = f"Not yet: on {', '.join(metal)} this version computes on the processor, not on Metal as planned here."
+    return [
+        f"First token of a prompt of {goal.prompt} tokens: {seconds_text(prediction.time_to_first_token)}.",
+        f"Then {1 / each:.3g} tokens/s{_for_all(answer)}: {seconds_text(each)} each, of which {', '.join(parts)}.",
+        f"What takes longest: {prediction.bottleneck}.",
+        f"Model: {shape_text(answer)}, from {answer.origin or 'a description'}.",
+        *_evidence(answer.plan),
+        *([not_yet] if metal else []),
+    ]
+
+
+def _evidence(plan: Plan) -> list[str]:
+    """What else was found, and how good the plan is known to be."""
+    told = []
+    if plan.alternatives:
+        other = plan.alternatives[0]
+        over = f" on {', '.join(other.nodes)}" if other.nodes else ""
+        told.append(f"Next best: a {other.strategy}{over}, {seconds_text(other.seconds)}.")
+    if plan.proof:
+        proved = "proved to be the best" if plan.proof.is_optimal else f"at most {plan.proof.gap:.1%} from the best"
+        told.append(f"A {plan.proof.strategy}, {proved} ({plan.proof.method}).")
+    return told
+
+
+def _for_all(answer: Answer) -> str:
+    batch = answer.goal.batch
+    together = batch / answer.prediction.time_per_token
+    return f" for each of {batch} requests, {together:.3g} for all together" if batch > 1 else ""
+
+
+def shape_text(answer: Answer) -> str:
+    """`70.6 billion parameters in 80 layers, 41.2 GiB as planned`."""
+    count, spec = answer.parameters, answer.spec
+    size = f"{count / 1e9:.3g} billion" if count >= 1e9 else f"{count / 1e6:.3g} million"
+    planned = sum(answer.prediction.weight_bytes.values())
+    return f"{size} parameters in {_layers(spec)}, {bytes_text(planned)} as planned"
+
+
+def _layers(spec: ModelSpec) -> str:
+    return f"{len(spec.layers)} layers"
+
+
+def _way_table(answer: Answer, spans: tuple[Span, ...]) -> Table:
+    """The way of a token: each stage with its time, and the link it arrives over with the hop's."""
+    table = Table(box=box.SIMPLE_HEAD, title="the way of a token", title_justify="left", title_style="bold")
+    for heading in ("", "arrives over", "hop", "computed on", "holds", "time"):
+        table.add_column(heading, overflow="fold")
+    hops = {span.stage: span for span in spans if span.work == "transfer"}
+    for number, stage in enumerate(answer.stages):
+        here = sum(span.seconds for span in spans if span.stage == number and span.work != "transfer")
+        hop = hops.get(number)
+        cells = (" + ".join(stage.nodes), share_text(stage, stage.shares[0]), seconds_text(here))
+        table.add_row(str(number + 1), *_hop_cells(answer, hop), *cells)
+    back = hops.get(len(answer.stages))
+    if back:
+        table.add_row("", *_hop_cells(answer, back), f"{answer.fleet.engine}: the token is there", "", "")
+    return table
+
+
+def _hop_cells(answer: Answer, hop: Span | None) -> tuple[str, str]:
+    if hop is None:
+        return "", ""
+    link = answer.fleet.link(hop.node, hop.to)
+    return f"{hop.node} -> {hop.to} ({link_text(link)})", seconds_text(hop.seconds)

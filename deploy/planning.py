@@ -1,0 +1,63 @@
+"""The command `plan`: what a model would do on a fleet that is there, described, or only thought of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from potluck.deploy.answer import Answer, answer_of
+from potluck.deploy.console import show
+from potluck.deploy.explanation import explained
+from potluck.deploy.fleet_files import read_catalogue, read_fleet
+from potluck.deploy.measured import measured_fleet
+from potluck.deploy.page import page
+from potluck.deploy.plan_data import answer_report
+from potluck.deploy.prepare import Where, Wish, check_wish, goal_of, read_plan, wished_spec
+from potluck.deploy.remedies import solved
+from potluck.models.described import Described
+from potluck.planner.fleet import Fleet
+from potluck.planner.plan_file import plan_to_data
+from potluck.planner.validate import validate
+from potluck.planner.what_if import Changes, changed
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A plan to check instead of solving, where to write the plan and the page that draws it, and how to show it."""
+
+    plan: Path | None
+    save: Path | None
+    html: Path | None
+    as_json: bool
+
+
+def show_plan(model: Described, where: Where, wish: Wish, changes: Changes, output: Output) -> None:
+    """Solve (or check a plan made by hand) and show who would hold what, why, and how fast it would be.
+
+    Raises:
+        DoesNotFit, PlanError, FleetFileError, FieldError, OSError: one line each.
+    """
+    answer = _answer(model, where, wish, changes, output)
+    show(explained(answer), answer_report(answer), output.as_json)
+    if output.save:
+        output.save.write_text(yaml.safe_dump(plan_to_data(answer.plan), sort_keys=False, width=120), "utf-8")
+    if output.html:
+        output.html.write_text(page(answer), "utf-8")
+
+
+def _answer(model: Described, where: Where, wish: Wish, changes: Changes, output: Output) -> Answer:
+    spec = wished_spec(model.spec, wish)
+    given = read_plan(output.plan, spec) if output.plan else None
+    check_wish(spec, wish, given)
+    goal = goal_of(spec, model.name, wish)
+    fleet = changed(_fleet(where, goal.dtype), changes, read_catalogue())
+    # What a file predicts was for the fleet it was made for.
+    plan = replace(given, prediction=None) if given else solved(fleet, spec, goal)
+    validate(plan, fleet, spec)
+    return answer_of(plan, fleet, spec, goal, model.origin)
+
+
+def _fleet(where: Where, dtype: str) -> Fleet:
+    return read_fleet(where.fleet) if where.fleet else measured_fleet(where, dtype).fleet

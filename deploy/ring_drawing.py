@@ -1,0 +1,87 @@
+"""Where to draw the nodes of a fleet and the hops of a token between them. Pure geometry, in the units of an SVG."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from math import cos, hypot, pi, sin
+
+from potluck.deploy.answer import Answer
+from potluck.deploy.tables import link_text
+from potluck.deploy.token_time import token_spans
+from potluck.planner.fleet import NodeName
+
+WIDTH, HEIGHT = 760, 440
+_DISC = 30.0
+_RADII = (250.0, 140.0)
+# How far a hop's arrow bends outwards, so that the way back is another line.
+_BEND = 22.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A node: its centre, its name, how many stages it has; `used` is whether it has any."""
+
+    name: str
+    x: float
+    y: float
+    stages: int
+
+    @property
+    def used(self) -> bool:
+        return self.stages > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrow:
+    """Hops from one node to another: the path, and where its words go."""
+
+    path: str
+    x: float
+    y: float
+    label: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """Everything to draw, and how large."""
+
+    spots: tuple[Spot, ...]
+    arrows: tuple[Arrow, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    disc: float = _DISC
+
+
+def ring_of(answer: Answer) -> Ring:
+    """The nodes on an ellipse in the order in which a token visits them, those left out last; and its hops."""
+    order = [*answer.plan.nodes, *(node.name for node in answer.fleet.nodes if node.name not in answer.plan.nodes)]
+    stages = Counter(node for stage in answer.stages for node in stage.nodes)
+    places = {name: _place(number, len(order)) for number, name in enumerate(order)}
+    spots = tuple(Spot(name, *places[name], stages[name]) for name in order)
+    hops = Counter((span.node, span.to) for span in token_spans(answer) if span.work == "transfer")
+    return Ring(spots, tuple(_arrow(answer, ends, times, places) for ends, times in hops.items()))
+
+
+def _place(number: int, count: int) -> tuple[float, float]:
+    if count == 1:
+        return WIDTH / 2, HEIGHT / 2
+    angle = 2 * pi * number / count - pi / 2
+    return round(WIDTH / 2 + _RADII[0] * cos(angle), 1), round(HEIGHT / 2 + _RADII[1] * sin(angle), 1)
+
+
+def _arrow(
+    answer: Answer, ends: tuple[NodeName, NodeName], times: int, places: dict[NodeName, tuple[float, float]]
+) -> Arrow:
+    (x1, y1), (x2, y2) = places[ends[0]], places[ends[1]]
+    length = hypot(x2 - x1, y2 - y1)
+    along, across = ((x2 - x1) / length, (y2 - y1) / length), ((y2 - y1) / length, (x1 - x2) / length)
+    middle = ((x1 + x2) / 2 + across[0] * 2 * _BEND, (y1 + y2) / 2 + across[1] * 2 * _BEND)
+    start = (x1 + along[0] * _DISC + across[0] * 6, y1 + along[1] * _DISC + across[1] * 6)
+    end = (x2 - along[0] * (_DISC + 8) + across[0] * 6, y2 - along[1] * (_DISC + 8) + across[1] * 6)
+    path = f"M {start[0]:.1f} {start[1]:.1f} Q {middle[0]:.1f} {middle[1]:.1f} {end[0]:.1f} {end[1]:.1f}"
+    link = link_text(answer.fleet.link(*ends))
+    label = link + (f" ({times} times)" if times > 1 else "")
+    apex = ((x1 + x2) / 2 + across[0] * (_BEND + 14), (y1 + y2) / 2 + across[1] * (_BEND + 14))
+    return Arrow(path, round(apex[0], 1), round(apex[1], 1), label, f"{ends[0]} to {ends[1]}: {label}")

@@ -1,0 +1,81 @@
+"""The exact solver: the best plan of every strategy, the best of those, and what is proved about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import inf
+
+from potluck.planner.evidence import Alternative, Proof
+from potluck.planner.exact_reasons import exact_reasons
+from potluck.planner.fit import refusal
+from potluck.planner.fleet import Fleet
+from potluck.planner.offers import Request
+from potluck.planner.places import Places
+from potluck.planner.plan import Plan
+from potluck.planner.problem import Problem, Search
+from potluck.planner.ring_search import MOST_WHOLE
+from potluck.planner.strategy import Strategy
+from potluck.planner.strategy_group import groups, least_seconds
+from potluck.planner.strategy_ring import pipeline, streamed_ring
+from potluck.planner.strategy_single import single
+from potluck.planner.tour import MOST_EXACT
+
+STRATEGIES: Mapping[str, Strategy] = {
+    "pipeline": pipeline,
+    "single node": single,
+    "ring": streamed_ring,
+    "group": groups,
+}
+
+
+def solve_exactly(fleet: Fleet, request: Request) -> Plan:
+    """The plan that costs least (`objective`).
+
+    Raises:
+        DoesNotFit: the nodes cannot hold the model with its KV; the message says what is missing.
+    """
+    nodes = [node for node in fleet.nodes if node.name not in request.goal.excluded]
+    places = Places(fleet, request)
+    problem = Problem.over(fleet, request, [places.node(node) for node in nodes])
+    found: dict[str, Search] = {}
+    for name, strategy in STRATEGIES.items():
+        limit = min((_seconds(one) for one in found.values()), default=inf)
+        found[name] = strategy(problem, limit)
+    ranked = sorted(found.items(), key=lambda one: _seconds(one[1]))
+    (name, search), others = ranked[0], ranked[1:]
+    if search.best is None:
+        raise refusal(nodes, request)
+    return replace(
+        search.best.plan,
+        reasons=exact_reasons(search.best, fleet),
+        proof=_proof(problem, name, found),
+        alternatives=tuple(_alternatives(others)),
+    )
+
+
+def _proof(problem: Problem, name: str, found: Mapping[str, Search]) -> Proof:
+    """Plans of single nodes per stage are bounded together; of groups only what none can be quicker than is known."""
+    seconds = _seconds(found[name])
+    if name == "group":
+        method = "groups grown from the quickest pair; bound: all nodes' speeds together, sums in no time"
+        return Proof(name, method, seconds, min(seconds, least_seconds(problem)))
+    return Proof(name, _method(problem), seconds, min(seconds, *(one.bound for one in found.values())))
+
+
+def _alternatives(others: Sequence[tuple[str, Search]]) -> Iterator[Alternative]:
+    for name, search in others:
+        if search.best:
+            yield Alternative(name, search.best.seconds, search.best.plan.nodes)
+
+
+def _method(problem: Problem) -> str:
+    if len(problem.places) <= MOST_EXACT:
+        return "mixed-integer programme with exact hops; groups were tried"
+    if len(problem.places) <= MOST_WHOLE:
+        return f"mixed-integer programme with cheapest hops, with exact ones over {MOST_EXACT} nodes; groups were tried"
+    return "mixed-integer programme over the most promising nodes, bound by its relaxation over all; groups were tried"
+
+
+def _seconds(search: Search) -> float:
+    return search.best.seconds if search.best else inf

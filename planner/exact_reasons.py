@@ -1,0 +1,64 @@
+"""One line per node: why the exact solver gave it what it holds, or left it out."""
+
+from __future__ import annotations
+
+from potluck.planner.fleet import Fleet, Node, NodeName
+from potluck.planner.offers import HEAD
+from potluck.planner.places import Place
+from potluck.planner.problem import Found
+from potluck.planner.reasons import holds_no_layer, layers_text
+
+
+def exact_reasons(found: Found, fleet: Fleet) -> dict[NodeName, str]:
+    """The reason for every node of a fleet."""
+    places = {node: number for number, place in enumerate(found.problem.places) for node in place.nodes}
+    told: dict[NodeName, str] = {}
+    for node in fleet.nodes:
+        if node.name not in places:
+            told[node.name] = "left out: excluded"
+        elif places[node.name] in found.layout.used:
+            told[node.name] = _holds(found, places[node.name])
+        else:
+            told[node.name] = _left_out(found, node, places[node.name])
+    return told
+
+
+def _holds(found: Found, number: int) -> str:
+    place, layout = found.problem.places[number], found.layout
+    layers, ends = layout.counts.get(number, 0), layout.ends(number)
+    held = [layers_text(layers)] if layers else []
+    held += ["the head" if part == HEAD else "the embedding" for part in ends[-1:]]
+    together = f" in a group of {len(place.nodes)}" if len(place.nodes) > 1 else ""
+    busy = place.seconds(layers, ends)
+    facts = [f"{' and '.join(held)}{together}: {_ms(busy)} of {_ms(_alone(found))} per token"]
+    if layers > place.room(ends):
+        facts.append("what does not fit is read from disk for every token")
+    elif layers:
+        facts.append("memory is full" if layers == place.room(ends) else f"memory would allow {place.room(ends)}")
+    if place.share < 1:
+        facts.append(f"no more than {place.share:.0%} of it is used")
+    return "; ".join(facts)
+
+
+def _left_out(found: Found, node: Node, number: int) -> str:
+    request, place = found.problem.request, found.problem.places[number]
+    if place.most() < 1:
+        return holds_no_layer(request, node)
+    used = [found.problem.places[other] for other in found.layout.order]
+    slowest = max(used, key=lambda other: other.layer_seconds)
+    way = found.problem.hops.cheapest[number] if len(found.problem.places) > 1 else 0.0
+    return f"left out: {_why(place, slowest)}, and coming here takes {_ms(way)}"
+
+
+def _why(place: Place, slowest: Place) -> str:
+    if place.layer_seconds > slowest.layer_seconds:
+        return f"a layer takes {_ms(place.layer_seconds)} here, {_ms(slowest.layer_seconds)} on {slowest.name}"
+    return f"the others hold the model, though a layer takes only {_ms(place.layer_seconds)} here"
+
+
+def _alone(found: Found) -> float:
+    return found.plan.prediction.time_per_token if found.plan.prediction else found.seconds
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"

@@ -1,0 +1,15 @@
+"""What is made small, in seconds: by how long a token takes, or by how long after another the next one comes."""
+
+from __future__ import annotations
+
+from potluck.planner.goal import Goal
+from potluck.planner.prediction import Prediction
+
+
+def objective(prediction: Prediction, goal: Goal) -> float:
+    """The cost of a plan for a goal, in seconds; less is better."""
+    alone = prediction.time_per_token
+    if goal.aim == "latency":
+        return alone
+    next_ = 1 / prediction.tokens_per_second
+    return next_ if goal.aim == "throughput" else alone + next_

@@ -1,0 +1,79 @@
+"""What a strategy is given: the fleet, what is asked for, the places that may be used and the hops among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf
+
+from potluck.planner.fleet import Fleet
+from potluck.planner.hops import Hops
+from potluck.planner.layout import Layout, route_of
+from potluck.planner.objective import objective
+from potluck.planner.offers import Request
+from potluck.planner.places import Place
+from potluck.planner.plan import Plan
+from potluck.planner.predict import predict
+from potluck.planner.streaming import cut_route
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Places that together are the nodes which may be used, and the hops among them."""
+
+    fleet: Fleet
+    request: Request
+    places: tuple[Place, ...]
+    hops: Hops
+
+    @classmethod
+    def over(cls, fleet: Fleet, request: Request, places: Sequence[Place]) -> Problem:
+        """The problem over these places."""
+        return cls(fleet, request, tuple(places), Hops(fleet, request, places))
+
+    @property
+    def layers(self) -> int:
+        """How many layers there are to place."""
+        return len(self.request.spec.layers)
+
+    def required(self, rounds: int = 1) -> list[int]:
+        """The places that must have layers: the pinned; with spread `all` everybody, where there are enough layers."""
+        pinned = self.request.goal.pinned
+        able = [number for number, place in enumerate(self.places) if place.most() >= rounds]
+        if self.request.goal.spread == "all" and len(able) * rounds <= self.layers:
+            return able
+        return [number for number, place in enumerate(self.places) if pinned & set(place.nodes)]
+
+    def narrowed(self, numbers: Sequence[int]) -> Problem:
+        """The same with these places alone."""
+        return Problem.over(self.fleet, self.request, [self.places[number] for number in numbers])
+
+    def found(self, layout: Layout) -> Found:
+        """A layout as a plan with its prediction."""
+        spec, goal = self.request.spec, self.request.goal
+        kept = {self.places[number].name: count for number, count in layout.kept.items()}
+        route = cut_route(route_of(layout, self.places, spec), kept)
+        plan = Plan(goal.model or spec.name, goal.dtype, (route,), goal.kv_tokens)
+        prediction = predict(plan, self.fleet, spec, goal)
+        return Found(replace(plan, prediction=prediction), objective(prediction, goal), self, layout)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A plan, what it costs in seconds (`objective`), and how it came about."""
+
+    plan: Plan
+    seconds: float
+    problem: Problem
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What came of a search: the best found, if any, and what nothing that it did not find can cost less than.
+
+    The bound is infinite where everything was searched.
+    """
+
+    best: Found | None
+    bound: float = inf

@@ -1,0 +1,44 @@
+"""Quantities of a described fleet, with the place in the message where they cannot be read."""
+
+from __future__ import annotations
+
+from potluck.planner.fields import FieldError
+from potluck.planner.place import Place
+from potluck.planner.units import BYTES, Quantity, UnitError, parse, parse_bytes
+
+
+def quantity(value: object, where: Place | str, kind: Quantity) -> float:
+    """A quantity in base units.
+
+    Raises:
+        FieldError: it is none of this kind.
+    """
+    try:
+        return parse(value, kind)
+    except UnitError as error:
+        raise FieldError(f"{where}: {error}") from error
+
+
+def positive(value: object, where: Place | str, kind: Quantity) -> float:
+    """A quantity above zero, in base units.
+
+    Raises:
+        FieldError: it is none of this kind, or zero.
+    """
+    number = quantity(value, where, kind)
+    if number <= 0:
+        raise FieldError(f"{where}: must be more than zero; write for example {kind.example}")
+    return number
+
+
+def memory(value: object, where: Place | str) -> int:
+    """A whole number of bytes above zero.
+
+    Raises:
+        FieldError: it is none.
+    """
+    positive(value, where, BYTES)
+    try:
+        return parse_bytes(value)
+    except UnitError as error:
+        raise FieldError(f"{where}: {error}") from error

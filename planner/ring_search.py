@@ -1,0 +1,125 @@
+"""The best ring of two places or more for a number of rounds, first with hops underestimated, then with exact ones.
+
+The first programme bounds what any ring can cost. Its places are put in the best order; what that costs beyond the
+bound is what the estimate of hops left out. Up to `tour.MOST_EXACT` places, the programme with exact hops closes the
+gap. In larger fleets it is solved over the places found and the quickest others alone, and the bound stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import inf
+
+from potluck.planner.hop_terms import cheapest_hops, exact_hops
+from potluck.planner.layout import Layout
+from potluck.planner.problem import Found, Problem, Search
+from potluck.planner.programme import Answer, Terms
+from potluck.planner.ring_programme import RingProgramme
+from potluck.planner.smoothing import smoothed
+from potluck.planner.streaming import kept_beside
+from potluck.planner.tour import MOST_EXACT, Tour
+
+_CLOSE = 1 + 1e-6
+_MOST_BRANCHES = 20_000
+# A larger fleet is first thinned out: to the places that the relaxed programme uses most, and the quickest.
+MOST_WHOLE = 64
+_MOST_USED, _MOST_QUICK = 32, 16
+
+
+def best_ring(problem: Problem, rounds: int, limit: float) -> Search:
+    """The best ring, if any costs no more than `limit` seconds of the goal's aim."""
+    if len(problem.places) < 2 or problem.layers < 2 * rounds:
+        return Search(None)
+    if len(problem.places) > MOST_WHOLE:
+        return _thinned(problem, rounds, limit)
+    known = limit < inf
+    ring = RingProgramme(problem, rounds, limit if known else _most_seconds(problem, rounds))
+    answer = _solved(ring, cheapest_hops)
+    if answer is None:
+        return Search(None)
+    found = _found(ring, answer)
+    # Tolerances are as fine as the limit is low.
+    return _tightened(found, rounds, ring.seconds(answer.bound)) if known else best_ring(problem, rounds, found.seconds)
+
+
+def _thinned(problem: Problem, rounds: int, limit: float) -> Search:
+    """The best ring over some places of a large fleet; the bound is that of the relaxed programme over all of them."""
+    ring = RingProgramme(problem, rounds, limit if limit < inf else _most_seconds(problem, rounds))
+    ring.set_aim(cheapest_hops(ring))
+    relaxed = ring.programme.minimise(relaxed=True)
+    if relaxed is None:
+        return Search(None)
+
+    def used(number: int) -> float:
+        one = ring.columns[number]
+        return relaxed.values[one.layers] + relaxed.values[one.embedding] + relaxed.values[one.head]
+
+    numbers = [number for number, place in enumerate(problem.places) if place.most() > 0]
+    by_speed = sorted(numbers, key=lambda number: problem.places[number].layer_seconds)
+    by_room = sorted(numbers, key=lambda number: problem.places[number].layer_seconds / problem.places[number].most())
+    by_use = sorted(numbers, key=used, reverse=True)[:_MOST_USED]
+    chosen = {*problem.required(rounds), *by_use, *by_speed[:_MOST_QUICK], *by_room[:_MOST_QUICK]}
+    search = best_ring(problem.narrowed(sorted(chosen)[:MOST_WHOLE]), rounds, limit)
+    return Search(search.best, ring.seconds(relaxed.bound))
+
+
+def _tightened(found: Found, rounds: int, bound: float) -> Search:
+    """The search's result, once hops are exact where they can be."""
+    if found.seconds <= bound * _CLOSE:
+        return Search(found)
+    problem, few = found.problem, len(found.problem.places) <= MOST_EXACT
+    over = problem if few else problem.narrowed(_promising(found))
+    ring = RingProgramme(over, rounds, found.seconds)
+    answer = _solved(ring, exact_hops)
+    better = _found(ring, answer) if answer else found
+    best = min(found, better, key=lambda one: one.seconds)
+    return Search(best, inf if few else bound)
+
+
+def _solved(ring: RingProgramme, hops: Callable[[RingProgramme], Terms]) -> Answer | None:
+    ring.set_aim(hops(ring))
+    return ring.programme.minimise(_MOST_BRANCHES)
+
+
+def _found(ring: RingProgramme, answer: Answer) -> Found:
+    columns = ring.columns
+    counts = {number: answer.whole(one.layers) for number, one in enumerate(columns) if answer.whole(one.layers)}
+    embedding, head = (
+        next(number for number, one in enumerate(columns) if answer.chosen(getattr(one, end)))
+        for end in ("embedding", "head")
+    )
+    order = Tour(ring.problem.hops, embedding, head, ring.rounds).best(list(counts))
+    layout = smoothed(Layout(order, counts, embedding, head, ring.rounds), ring.problem)
+    return ring.problem.found(replace(layout, kept=_kept(layout, ring.problem)))
+
+
+def _kept(layout: Layout, problem: Problem) -> dict[int, int]:
+    """How many layers stay in the places that stream: as many as leave room for two windows."""
+    kept: dict[int, int] = {}
+    for number, count in layout.counts.items():
+        place, ends = problem.places[number], layout.ends(number)
+        if count > place.room(ends):
+            holder = place.holders[0]
+            free = holder.free - holder.ends[ends] - count * holder.layer_kv
+            kept[number] = min(count - 1, kept_beside(-(-count // layout.rounds), free, holder.layer_weights))
+    return kept
+
+
+def _promising(found: Found) -> list[int]:
+    """The places found and the quickest others, as many as are solved exactly."""
+    places, used = found.problem.places, found.layout.used[:MOST_EXACT]
+    others = [number for number in range(len(places)) if number not in used and places[number].room() > 0]
+    quickest = sorted(others, key=lambda number: places[number].layer_seconds)
+    return sorted([*used, *quickest[: MOST_EXACT - len(used)]])
+
+
+def _most_seconds(problem: Problem, rounds: int) -> float:
+    """More than any sensible ring takes."""
+    places, hops = [place for place in problem.places if place.most() > 0] or problem.places, problem.hops
+    slowest = max(place.layer_seconds for place in places) * problem.layers
+    ends = max(place.head_seconds + place.embedding_seconds for place in problem.places)
+    reading = max((place.holders[0].layer_weights / place.disk for place in places if place.disk), default=0.0)
+    ways = sum(hops.between(0, number) + hops.between(number, 0) for number in range(len(problem.places)))
+    engine = max(hops.enter(number) + hops.leave(number) for number in range(len(problem.places)))
+    return 2 * (slowest + ends + reading * problem.layers + (rounds + 2) * ways + engine)

@@ -1,0 +1,30 @@
+"""What everything that is simulated shares, and a step on its way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from potluck.planner.costs import Pass
+from potluck.planner.simulator.clock import Clock
+from potluck.planner.simulator.meter import Meter
+from potluck.planner.simulator.packing import Run
+from potluck.planner.simulator.queues import Queues
+from potluck.planner.simulator.wires import Wires
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Time, who is busy, the lines at the nodes, the links between them."""
+
+    clock: Clock
+    meter: Meter
+    queues: Queues
+    wires: Wires
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One step: what it carries, and what the cost model sees of it."""
+
+    runs: list[Run]
+    work: Pass

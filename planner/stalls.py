@@ -1,0 +1,115 @@
+"""How long steps wait for streamed layers: one step after the other through the windows of all nodes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from potluck.models.spec import ModelSpec, PartKind
+from potluck.planner.axes import local_spec
+from potluck.planner.costs import layer_parts, weight_bytes
+from potluck.planner.fleet import NodeName
+from potluck.planner.plan import Residency, Route, Share
+from potluck.planner.prefetch import Window
+from potluck.planner.stage_seconds import Setting
+from potluck.planner.way import Way
+
+# A reply of so many tokens is long enough to say how fast the ones that follow come.
+_MOST_TOKENS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A streamed layer of a stage on one node, and its bytes there."""
+
+    node: NodeName
+    stage: int
+    layer: int
+    nbytes: int
+
+
+def streamed_layers(route: Route, setting: Setting) -> Iterator[Streamed]:
+    """Every streamed layer of a route on every node that has it, in the order in which steps need them."""
+    for number, stage in enumerate(route.stages):
+        streaming = [share for share in stage.shares if share.residency is Residency.STREAMED]
+        for layer in stage.layers if streaming else ():
+            for share in streaming:
+                yield Streamed(share.node, number, layer, _layer_bytes(setting, share, layer))
+
+
+class Steps:
+    """Steps of one route, one in flight at a time. Before the first, every window is full."""
+
+    def __init__(self, route: Route, setting: Setting, budgets: Mapping[NodeName, int]) -> None:
+        """`budgets` are bytes for streamed layers (`memory.stream_budgets`)."""
+        layers: defaultdict[NodeName, list[int]] = defaultdict(list)
+        self._readers: defaultdict[tuple[int, int], list[NodeName]] = defaultdict(list)
+        for streamed in streamed_layers(route, setting):
+            layers[streamed.node].append(streamed.nbytes)
+            self._readers[streamed.stage, streamed.layer].append(streamed.node)
+        self._windows = {
+            node: Window(sizes, budgets[node], setting.fleet.node(node).disk_bandwidth or float("inf"))
+            for node, sizes in layers.items()
+        }
+        self._now = 0.0
+
+    def stalls(self, way: Way) -> list[float]:
+        """Seconds that the next step, begun when the last one ended, waits in each stage."""
+        ways, found = way.breakdown.stages, []
+        for number, (stage, times) in enumerate(zip(way.course.route.stages, ways, strict=True)):
+            computing = way.stages[number].total
+            back = way.back if number == len(ways) - 1 else 0.0
+            begun = self._now + times.total - computing - back
+            streams = any(share.residency is Residency.STREAMED for share in stage.shares)
+            ended = self._through(way, number, begun) if streams else begun + computing
+            found.append(max(0.0, ended - begun - computing))
+            self._now = ended + back
+        return found
+
+    def steady(self, way: Way) -> list[float]:
+        """Seconds that a step waits in each stage once one is like the other.
+
+        Exact where the windows come back to a state that they were in; else the mean of the second half of a long
+        reply.
+        """
+        seen: dict[tuple[object, ...], int] = {}
+        history: list[list[float]] = []
+        while len(history) < _MOST_TOKENS:
+            state = self._state(way.breakdown.total.total)
+            if state in seen:
+                return _mean(history[seen[state] :])
+            seen[state] = len(history)
+            history.append(self.stalls(way))
+        return _mean(history[_MOST_TOKENS // 2 :])
+
+    def _state(self, scale: float) -> tuple[object, ...]:
+        return tuple(window.lags(self._now, scale) for window in self._windows.values())
+
+    def _through(self, way: Way, number: int, now: float) -> float:
+        """When a stage that is begun `now` is done, all parts and sums one after the other."""
+        cost, work = way.course.costs[number], way.work
+        stage = cost.stage
+        one_sum = cost.one_sum(work) + cost.setting.software.sum if stage.is_group else 0.0
+        for part, members in zip(stage.parts, cost.parts, strict=True):
+            taken = [max(member.seconds(work)) for member in members]
+            readers = self._readers.get((number, part.layer), []) if part.layer is not None else []
+            begun = dict.fromkeys(stage.nodes, now)
+            if part.kind is PartKind.ATTENTION:
+                begun |= {node: self._windows[node].reach(now) for node in readers}
+            now = max(begun[node] + seconds for node, seconds in zip(stage.nodes, taken, strict=True))
+            now += one_sum if part.kind is not PartKind.HEAD else 0.0
+            for node in readers if part.kind is PartKind.FFN else ():
+                self._windows[node].leave(now)
+        gather = cost.sums(work).total - one_sum * sum(part.kind is not PartKind.HEAD for part in stage.parts)
+        return now + (gather if stage.is_group else 0.0)
+
+
+def _layer_bytes(setting: Setting, share: Share, layer: int) -> int:
+    local: ModelSpec = local_spec(setting.spec, share)
+    kind = setting.fleet.node(share.node).device.kind
+    return weight_bytes(local, layer_parts([layer]), setting.dtype, kind)
+
+
+def _mean(steps: list[list[float]]) -> list[float]:
+    return [sum(stage) / len(steps) for stage in zip(*steps, strict=True)]

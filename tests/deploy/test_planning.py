@@ -1,0 +1,190 @@
+"""`cluster plan` before anything is downloaded or bought, and `cluster catalogue`: as people type them."""
+
+import json
+
+import pytest
+
+LLAMA = "meta-llama/Llama-3.3-70B-Instruct"
+
+
+def refused(done):
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def planned(done):
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_model_is_planned_for_from_its_configuration_alone(cluster):
+    report = planned(cluster("plan", LLAMA, "--quantize", "int4", "--fleet", "home", "--json"))
+    assert report["model"]["name"] == LLAMA and report["model"]["layers"] == 80
+    assert report["model"]["parameters"] == pytest.approx(70.55e9, rel=0.001)
+    assert "ships with Potluck" in report["model"]["origin"]
+
+
+def test_the_answer_explains_itself(cluster):
+    shown = cluster("plan", "Qwen/Qwen2.5-14B-Instruct", "--fleet", "trio")
+    for words in ("First token of a prompt of 128 tokens", "waiting for disks", "What takes longest: disk of"):
+        assert words in shown.stdout
+    assert shown.stderr == "next: cluster plan Qwen/Qwen2.5-14B-Instruct --fleet trio --html plan.html\n"
+    assert (
+        cluster("plan", "smollm2", "--fleet", "trio").stderr
+        == "next: cluster serve smollm2 --fleet trio --spread best\n"
+    )
+
+
+def test_it_says_who_was_left_out_and_what_the_next_best_would_cost(cluster):
+    words = ["plan", "Qwen/Qwen3-14B", "--quantize", "int4", "--fleet", "home"]
+    shown = cluster(*words).stdout
+    assert "left out: a layer takes" in shown and "Next best: a " in shown and "proved to be the best" in shown
+    report = planned(cluster(*words, "--json"))
+    assert report["plan"]["alternatives"][0]["seconds"] >= report["plan"]["proof"]["seconds"]
+    together = planned(cluster(*words, "--batch", "4", "--json"))["predicted"]
+    assert together["batch"] == 4 and together["tokens_per_second"] > report["predicted"]["tokens_per_second"]
+    everybody = planned(cluster(*words, "--spread", "all", "--json"))
+    assert all(node["holds"] for node in everybody["nodes"].values())
+    by_speed = planned(cluster(*words, "--solver", "proportional", "--json"))
+    assert by_speed["predicted"]["time_per_token"] >= report["predicted"]["time_per_token"]
+
+
+def test_a_node_may_be_burdened_less(cluster):
+    words = ["plan", "smollm2", "--fleet", "trio", "--spread", "all", "--json"]
+    free, spared = planned(cluster(*words)), planned(cluster(*words, "--share", "desktop=10%"))
+    assert spared["nodes"]["desktop"]["weight_bytes"] < free["nodes"]["desktop"]["weight_bytes"]
+    assert spared["predicted"]["time_per_token"] >= free["predicted"]["time_per_token"]
+
+
+def test_a_configuration_on_this_machine_comes_first(cluster, tmp_path, tiny_model):
+    folder = tiny_model("llama3", 4)
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    report = planned(cluster("plan", tmp_path, "--fleet", "pair", "--json"))
+    assert (report["model"]["origin"], report["model"]["layers"]) == (str(tmp_path), 4)
+
+
+def test_json_has_these_names(cluster):
+    """Programs read them: a name that goes, or means something else, breaks them."""
+    report = planned(cluster("plan", "smollm2", "--fleet", "trio", "--spread", "all", "--json"))
+    assert set(report) == {"fleet", "engine", "plan", "nodes", "predicted", "model", "fleet_file", "token"}
+    assert set(report["model"]) == {"name", "origin", "parameters", "layers"}
+    assert set(report["nodes"]) == {"desktop", "laptop", "mini-pc"}
+    assert set(report["nodes"]["desktop"]) == {
+        *("holds", "device", "weight_bytes", "streamed_bytes", "kv_bytes", "needed_bytes", "memory", "why")
+    }
+    assert set(report["predicted"]) == {
+        *("prompt", "context", "batch", "time_to_first_token", "time_per_token", "tokens_per_second"),
+        *("seconds_by_work", "bottleneck"),
+    }
+    assert {frozenset(span) for span in report["token"]} == {
+        frozenset({"work", "node", "stage", "start", "seconds"}),
+        frozenset({"work", "node", "to", "stage", "start", "seconds"}),
+    }
+
+
+def test_the_fleet_that_was_planned_for_can_be_written_down(cluster, tmp_path):
+    words = ["plan", "Qwen/Qwen3-8B", "--quantize", "int4", "--json"]
+    first = planned(cluster(*words, "--fleet", "home", "--add", "rtx3060-12gb=den", "--remove", "nas", "--link", "1g"))
+    (tmp_path / "fleet.yaml").write_text(json.dumps(first["fleet_file"]))
+    again = planned(cluster(*words, "--fleet", tmp_path / "fleet.yaml"))
+    assert {**again, "model": first["model"]} == first
+
+
+def test_what_if(cluster):
+    def speed(*words):
+        report = planned(cluster("plan", "Qwen/Qwen3-14B", "--quantize", "int4", "--fleet", "home", "--json", *words))
+        return set(report["nodes"]), report["predicted"]["time_per_token"], report["predicted"]["time_to_first_token"]
+
+    nodes, each, first = speed()
+    without_mac, slower, _ = speed("--remove", "mac-mini")
+    assert without_mac == nodes - {"mac-mini"} and slower > each
+    assert speed("--link", "thunderbolt")[1] < each
+    assert speed("--link", "gaming-mac-mini=10g")[1] <= each
+    assert speed("--add", "rtx4090-24gb")[0] == nodes | {"rtx4090-24gb"}
+    _, later, longer = speed("--prompt", "4000")
+    assert later > each and longer > 5 * first
+
+
+def test_one_machine_of_the_catalogue_is_a_fleet(cluster):
+    report = planned(cluster("plan", "Qwen/Qwen3-8B", "--quantize", "int4", "--fleet", "m4-pro-24gb", "--json"))
+    assert set(report["nodes"]) == {"m4-pro-24gb"}
+    assert report["predicted"]["seconds_by_work"].keys() == {"memory", "software"}
+
+
+def test_the_page_is_written(cluster, tmp_path):
+    drawn = tmp_path / "plan.html"
+    done = cluster("plan", "smollm2", "--fleet", "trio", "--add", "raspberry-pi5-8gb", "--html", drawn)
+    assert done.returncode == 0 and f"next: open {drawn}" in done.stderr
+    assert "raspberry-pi5-8gb" in drawn.read_text("utf-8")
+    assert "No such file" in refused(
+        cluster("plan", "smollm2", "--fleet", "trio", "--html", tmp_path / "no" / "p.html")
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--add", "rtx3060"], "--add rtx3060: the catalogue has no machine 'rtx3060'; there is rtx3060-12gb"),
+        (["--remove", "laptopp"], "did you mean 'laptop'?"),
+        (["--link", "wfi"], "did you mean 'wifi'?"),
+        (["--link", "desktop-nas=1g"], "there is: desktop, laptop, mini-pc"),
+        (["--prompt", "9000"], "--prompt 9000 leaves no room"),
+        (["--remove", "desktop", "--without", "desktop"], "has no node 'desktop'"),
+    ],
+)
+def test_wrong_what_ifs(cluster, words, says):
+    assert says in refused(cluster("plan", "smollm2", "--fleet", "trio", *words))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "nodes:\n  a:\n    catalogue: rtx3060\n",
+            "line 3: node 'a': catalogue: the catalogue has no machine 'rtx3060'",
+        ),
+        (
+            "nodes:\n  a: {catalogue: m1-8gb}\nlinks:\n  default: wlan\n",
+            "line 4: link 'default': there is no kind of link",
+        ),
+        ("nodes:\n  a:\n    catalogue: m1-8gb\n    memory: 8 GBs\n", "line 4: node 'a': memory: '8 GBs'"),
+    ],
+)
+def test_wrong_fleet_files_are_told_with_the_line(cluster, tmp_path, text, says):
+    (tmp_path / "fleet.yaml").write_text(text)
+    assert says in refused(cluster("plan", "smollm2", "--fleet", tmp_path / "fleet.yaml"))
+
+
+def test_a_model_that_is_too_large_says_what_is_missing_and_what_is_enough(cluster):
+    said = refused(cluster("plan", LLAMA, "--fleet", "trio", "--no-streaming"))
+    assert "GiB are missing; enough is: --quantize int4 --add " in said
+
+
+def test_an_unknown_model_is_told_which_are_known(cluster):
+    assert "`cluster models` lists those" in refused(cluster("plan", "org/nosuch", "--fleet", "pair"))
+    assert LLAMA in planned(cluster("models", "--json"))["planned"]
+    assert LLAMA in cluster("models").stdout
+
+
+def test_the_catalogue_is_listed(cluster):
+    report = planned(cluster("catalogue", "--json"))
+    assert set(report) == {"machines", "links"} and len(report["machines"]) >= 25
+    assert set(report["machines"]["m1-8gb"]) == {
+        *("device", "kind", "flops", "memory_bandwidth", "memory", "disk", "source")
+    }
+    assert set(report["links"]["wifi"]) == {"latency", "bandwidth", "about", "source"}
+    assert set(planned(cluster("catalogue", "RTX40", "--json"))["machines"]) >= {"rtx4060-8gb", "rtx4090-24gb"}
+    shown = cluster("catalogue").stdout
+    assert all(name in shown for name in (*report["machines"], *report["links"]))
+    assert "lists them all" in refused(cluster("catalogue", "nosuch"))
+
+
+def test_this_machine_is_measured_once(cluster, tmp_path):
+    words = ["--local", "--threads", "1", "--cache", tmp_path]
+    first = planned(cluster("profile", *words, "--json"))
+    assert planned(cluster("nodes", *words, "--json")) == first
+    assert "* requests arrive here; measured" in cluster("nodes", *words).stdout
+    report = planned(cluster("plan", "smollm2", "--add", "m4-16gb", *words, "--json"))
+    assert set(report["nodes"]) == {*first["nodes"], "m4-16gb"}
