@@ -33,6 +33,7 @@ from potluck.proto.shaper import Shape
 _HELLO_SECONDS = 30.0
 _ALIVE_SECONDS = 3.0
 _EXIT_SECONDS = 0.5
+_SILENT_WITH_GROUPS = 2.5  # as long as members ask each other (worker/members.py), or one look at a frozen node takes
 _MOST_FAILURES = 3
 _RETRY_SECONDS = 30.0
 _CLOSE_SECONDS = 3.0
@@ -214,10 +215,16 @@ class Deployment:
         for status in statuses:
             self.engine.steps.node_reported(status)
         self._beats.heard([NodeName(status.node) for status in statuses], time.monotonic())
-        if silent := self._beats.silent(self._serving.silent_seconds, time.monotonic()):
-            driver.fail(silent, f"it has not answered for {self._serving.silent_seconds:.0f} s")
+        limit = self._silent_seconds(plan)
+        if silent := self._beats.silent(limit, time.monotonic()):
+            driver.fail(silent, f"it has not answered for {limit:g} s")
             return
         self.engine.steps.engine_reported(self._fleet.engine, driver.link_counts())
+
+    def _silent_seconds(self, plan: Plan) -> float:
+        """A group ends within seconds of losing a member, whether its members wait for it or it is a stage before."""
+        grouped = any(stage.is_group for stage in plan.routes[0].stages)
+        return min(self._serving.silent_seconds, _SILENT_WITH_GROUPS) if grouped else self._serving.silent_seconds
 
     def _replan(self, node: NodeName | None, reason: str) -> None:
         """Serve with the nodes left. A node that fails meanwhile is the next thing lost."""

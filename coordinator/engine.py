@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from potluck.coordinator.driver import Driver, EpochOver
 from potluck.coordinator.generation import (
@@ -118,7 +119,7 @@ class ServingEngine:
         running, waiting, kv_used = driver.load if driver else (0, 0, 0.0)
         rate, nodes = self.steps.look(time.monotonic())
         dead = [NodeStatus(node, False, 0.0, 0.0, 0.0) for node in self._dead if node not in {n.node for n in nodes}]
-        alive = [NodeStatus(n.node, n.node not in self._dead, n.compute, n.wait, n.transfer) for n in nodes]
+        alive = [replace(node, alive=node.node not in self._dead) for node in nodes]
         reason = self._closed or self._reason
         return EngineStatus(driver is not None and not reason, reason, running, waiting, kv_used, rate, [*alive, *dead])
 

@@ -64,13 +64,17 @@ class TokenStream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """What one node did since the last look: fractions of the time spent computing, waiting and transferring."""
+    """What one node did since the last look: fractions of the time spent computing, waiting and transferring.
+
+    `sums`: in sums with other members of groups, waiting for those included; it is no part of the others.
+    """
 
     node: str
     alive: bool
     compute: float
     wait: float
     transfer: float
+    sums: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ _WHOLE = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 
 NODE_FIGURES = {
+    "sums": "Sums formed together with other members of groups since the worker started, gathers of logits included",
+    "sum_seconds": "Time in those since the worker started, waiting for other members included",
     "stall_seconds": "Time that computing waited for weights from disk, or to a GPU, since the worker started",
     "streamed_bytes": "Weights read from disk, or copied to a GPU, for steps, since the worker started",
     "anonymous_bytes": "Memory of the worker's own: KV, buffers, programs' data",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from potluck.coordinator.generation import NodeStatus
 from potluck.coordinator.metrics import NODE_FIGURES, Metrics
@@ -51,6 +51,7 @@ class _NodeSeconds:
     compute: float = 0.0
     wait: float = 0.0
     transfer: float = 0.0
+    sums: float = 0.0
 
 
 class StepWatch:
@@ -86,7 +87,10 @@ class StepWatch:
     def node_reported(self, status: pb.StatusReply) -> None:
         """A worker told its counts: seconds its links were busy, and what went over them."""
         with self._lock:
-            self._nodes.setdefault(status.node, _NodeSeconds()).transfer = status.transfer_seconds
+            node = self._nodes.setdefault(status.node, _NodeSeconds())
+            node.transfer, node.sums = status.transfer_seconds, status.sum_seconds
+            # Members of a group that do not lead are in no step's times.
+            node.compute = max(node.compute, status.compute_seconds)
             self._figures[status.node] = {kind: getattr(status, kind) for kind in NODE_FIGURES}
             for link in status.links:
                 self._links[status.node, link.node] = (link.frames, link.payload_bytes, link.header_bytes)
@@ -100,7 +104,7 @@ class StepWatch:
     def transfer_seconds(self) -> dict[str, float]:
         """Seconds that each node's outgoing links were busy or held its frames back."""
         with self._lock:
-            return {name: sums.transfer for name, sums in self._nodes.items()}
+            return {name: node.transfer for name, node in self._nodes.items()}
 
     def node_figures(self) -> dict[str, dict[str, float]]:
         """What workers say of themselves, by the names of `NODE_FIGURES`."""
@@ -122,12 +126,19 @@ class StepWatch:
             if span < 0.5:
                 return self._last
             statuses = []
-            for name, sums in self._nodes.items():
-                before = self._seen.get(name, _NodeSeconds())
-                compute = min(1.0, (sums.compute - before.compute) / span)
-                transfer = min(1.0 - compute, max(0.0, sums.transfer - before.transfer) / span)
-                statuses.append(NodeStatus(name, True, compute, max(0.0, 1.0 - compute - transfer), transfer))
-                self._seen[name] = _NodeSeconds(sums.compute, sums.wait, sums.transfer)
+            for name, node in self._nodes.items():
+                statuses.append(_status(name, node, self._seen.get(name, _NodeSeconds()), span))
+                self._seen[name] = replace(node)
             self._last = ((self._tokens - self._seen_tokens) / span, statuses)
             self._seen_tokens, self._looked = self._tokens, now
             return self._last
+
+
+def _status(name: str, now: _NodeSeconds, before: _NodeSeconds, span: float) -> NodeStatus:
+    """What a node did in `span` seconds. Sums are formed between products: a stage's computing includes them, and so do
+    the seconds of the links that they wait for."""
+    busy = min(1.0, (now.compute - before.compute) / span)
+    summed = max(0.0, now.sums - before.sums) / span
+    transfer = min(1.0 - busy, max(0.0, (now.transfer - before.transfer) / span - summed))
+    sums = min(busy, summed)
+    return NodeStatus(name, True, busy - sums, max(0.0, 1.0 - busy - transfer), transfer, sums)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from potluck.models.spec import PartKind
 from potluck.planner.fleet import NodeName
 from potluck.planner.plan import Plan, Residency, Share, Stage
 
+_MOST = 6  # windows that are named one by one
 _ENDS = frozenset({PartKind.EMBEDDING, PartKind.HEAD})
 _AXES = (
     ("kv_heads", "KV heads", frozenset({PartKind.ATTENTION})),
@@ -18,12 +19,26 @@ _AXES = (
 
 
 def holdings(plan: Plan) -> dict[NodeName, str]:
-    """What every node of the first route holds, its windows separated by `|`."""
-    held: dict[NodeName, list[str]] = {}
+    """What every node of the first route holds: its windows separated by `|`, or where they are many, their sum."""
+    held: dict[NodeName, list[tuple[Stage, Share]]] = {}
     for stage in plan.routes[0].stages:
         for share in stage.shares:
-            held.setdefault(share.node, []).append(share_text(stage, share))
-    return {node: " | ".join(windows) for node, windows in held.items()}
+            held.setdefault(share.node, []).append((stage, share))
+    return {node: _many(windows) if len(windows) > _MOST else _each(windows) for node, windows in held.items()}
+
+
+def _each(windows: Sequence[tuple[Stage, Share]]) -> str:
+    return " | ".join(share_text(stage, share) for stage, share in windows)
+
+
+def _many(windows: Sequence[tuple[Stage, Share]]) -> str:
+    """`embedding, 51 layers in 42 windows, 26 of them from disk, head`."""
+    layers = sum(len(stage.layers) for stage, _ in windows)
+    streamed = sum(len(stage.layers) for stage, share in windows if share.residency is Residency.STREAMED)
+    words = ["embedding"] if any(stage.has_embedding for stage, _ in windows) else []
+    words.append(f"{layers} layers in {sum(bool(stage.layers) for stage, _ in windows)} windows")
+    words += [f"{streamed} of them from disk"] if streamed else []
+    return ", ".join([*words, "head"] if any(stage.has_head for stage, _ in windows) else words)
 
 
 def share_text(stage: Stage, share: Share) -> str:

@@ -169,4 +169,6 @@ def status_text(status: EngineStatus) -> Text:
     for node in status.nodes:
         line.append(f" · {node.node} ", style="bold" if node.alive else "red strike")
         line.append(f"{node.compute:.0%} compute {node.wait:.0%} wait {node.transfer:.0%} transfer", style="dim")
+        if node.sums:
+            line.append(f" {node.sums:.0%} sums", style="dim")
     return line

@@ -39,8 +39,9 @@ def agreements(plan: Plan, fleet: Fleet) -> dict[int, Agreement]:
 def agreement(stage: Stage, fleet: Fleet, dtype: str) -> Agreement:
     """What a stage asks for, and where it does not, what its links make the best."""
     asked, mesh = stage.all_reduce, mesh_of(fleet, stage.nodes)
-    reductions = ((0, asked.algorithm),) if asked.algorithm else choose(mesh, SIZES)
-    return Agreement(asked.wire or wire_of(mesh, dtype), reductions, asked.pieces or _pieces(mesh))
+    wire = asked.wire or wire_of(mesh, dtype)
+    reductions = ((0, asked.algorithm),) if asked.algorithm else choose(mesh, SIZES, wire.algorithms)
+    return Agreement(wire, reductions, asked.pieces or (_pieces(mesh) if wire is not Wire.INT8_FEEDBACK else 1))
 
 
 def wire_of(mesh: Mesh, dtype: str) -> Wire:

@@ -21,11 +21,21 @@ class Algorithm(StrEnum):
 
 
 class Wire(StrEnum):
-    """The type in which parts of a sum travel."""
+    """The type in which parts of a sum travel.
+
+    `int8-feedback`: each part brings along what rounding took from the one before in the same step. Not where a norm
+    stands between sum and residual stream, and not in a ring, whose messages are parts of others' sums.
+    """
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     INT8 = "int8"
+    INT8_FEEDBACK = "int8-feedback"
+
+    @property
+    def algorithms(self) -> tuple[Algorithm, ...]:
+        """The algorithms that this type can travel by."""
+        return tuple(one for one in Algorithm if self is not Wire.INT8_FEEDBACK or one is not Algorithm.RING)
 
 
 @dataclass(frozen=True, slots=True)

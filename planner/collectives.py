@@ -13,7 +13,7 @@ Links differ here, so each term is that of the slowest member. Adding takes no t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 
 from potluck.planner.all_reduce import Algorithm
@@ -59,30 +59,33 @@ SECONDS: Mapping[Algorithm, Callable[[Mesh, float], float]] = {
 }
 
 
-def fastest(mesh: Mesh, nbytes: float) -> Algorithm:
+def fastest(mesh: Mesh, nbytes: float, among: Collection[Algorithm] = tuple(SECONDS)) -> Algorithm:
     """The algorithm that takes the least time for parts of so many bytes; of equals, the one with the fewest hops."""
-    return min(SECONDS, key=lambda algorithm: SECONDS[algorithm](mesh, nbytes))
+    return min((one for one in SECONDS if one in among), key=lambda algorithm: SECONDS[algorithm](mesh, nbytes))
 
 
-def choose(mesh: Mesh, sizes: Sequence[int]) -> tuple[tuple[int, Algorithm], ...]:
-    """Which algorithm for parts of up to so many bytes, in rising order; 0 bytes is any size.
+def choose(
+    mesh: Mesh, sizes: Sequence[int], among: Collection[Algorithm] = tuple(SECONDS)
+) -> tuple[tuple[int, Algorithm], ...]:
+    """Which of some algorithms for parts of up to so many bytes, in rising order; 0 bytes is any size.
 
     Between two neighbours of `sizes` (rising) that want different algorithms, the byte where they cross is looked for.
     """
     found: list[tuple[int, Algorithm]] = []
     for below, above in pairwise(sizes):
-        while (here := fastest(mesh, below)) is not fastest(mesh, above):
-            below = _last_of(mesh, here, below, above)
+        while (here := fastest(mesh, below, among)) is not fastest(mesh, above, among):
+            below = _last_of(mesh, here, (below, above), among)
             found.append((below, here))
             below += 1
-    return (*found, (0, fastest(mesh, sizes[-1])))
+    return (*found, (0, fastest(mesh, sizes[-1], among)))
 
 
-def _last_of(mesh: Mesh, algorithm: Algorithm, low: int, high: int) -> int:
-    """The largest size up to which an algorithm is the fastest that is so at `low`, and no more at `high`."""
+def _last_of(mesh: Mesh, algorithm: Algorithm, sizes: tuple[int, int], among: Collection[Algorithm]) -> int:
+    """The largest size at which an algorithm is the fastest that is so at the first of two, and not at the last."""
+    low, high = sizes
     while high - low > 1:
         middle = (low + high) // 2
-        if fastest(mesh, middle) is algorithm:
+        if fastest(mesh, middle, among) is algorithm:
             low = middle
         else:
             high = middle

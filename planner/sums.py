@@ -33,7 +33,7 @@ def sums_per_step(stage: Stage) -> int:
 
 def message_bytes(numbers: int, wire: Wire) -> int:
     """Bytes of so many numbers of a sum, as they travel together: one member's part, or a chunk of it."""
-    if wire is Wire.INT8:
+    if wire not in _ITEMSIZE:
         return -(-numbers // _INT8_BLOCK) * (_INT8_BLOCK + _SCALE_BYTES)
     return numbers * _ITEMSIZE[wire]
 

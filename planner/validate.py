@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import zip_longest
 
 from potluck.models.spec import ModelSpec, Part
+from potluck.planner.all_reduce import AllReduce, Wire
 from potluck.planner.costs import ITEMSIZE
 from potluck.planner.fields import suggestion
 from potluck.planner.fit import size_text
@@ -91,6 +92,7 @@ def _check_groups(route: Route, spec: ModelSpec, place: str) -> None:
             check_group(stage.group(kind), kind, spec, f"{place}stage {number}, {kind.value}")
         for share in stage.shares:
             _check_window(share, f"{place}stage {number}")
+        _check_all_reduce(stage.all_reduce, spec, f"{place}stage {number}")
 
 
 def _check_window(share: Share, place: str) -> None:
@@ -100,6 +102,26 @@ def _check_window(share: Share, place: str) -> None:
         raise PlanError(f"{place}: node {share.node!r} has a window; it needs residency streamed, or no window")
     if share.window < 1:
         raise PlanError(f"{place}: node {share.node!r} has a window of {share.window} layers; it needs at least 1")
+
+
+def _check_all_reduce(asked: AllReduce, spec: ModelSpec, place: str) -> None:
+    if asked.wire is not Wire.INT8_FEEDBACK:
+        return
+    if spec.post_norms:
+        raise PlanError(
+            f"{place}: wire {asked.wire.value} cannot make good what a norm after the sum changes, and model "
+            f"{spec.name!r} has such norms; use wire {Wire.INT8.value}"
+        )
+    if asked.pieces not in (None, 1):
+        raise PlanError(
+            f"{place}: wire {asked.wire.value} needs whole sums: a piece would bring what another's rows lack; "
+            f"leave out pieces"
+        )
+    if asked.algorithm and asked.algorithm not in asked.wire.algorithms:
+        raise PlanError(
+            f"{place}: wire {asked.wire.value} and algorithm {asked.algorithm.value} do not go together; use "
+            f"{' or '.join(asked.wire.algorithms)}"
+        )
 
 
 def _check_memory(plan: Plan, fleet: Fleet, spec: ModelSpec) -> None:

@@ -25,6 +25,7 @@ class LinkTarget:
     """Where a link leads, and as whom: `source` and `node` are the two nodes' names.
 
     `data_port` is where the worker takes frames over plain TCP, on the host of `address`; 0: only over gRPC.
+    `agreement` as in StreamHead.
     """
 
     source: str
@@ -35,11 +36,12 @@ class LinkTarget:
     role: StreamRole = "worker"
     shape: Shape = field(default_factory=Shape)
     data_port: int = 0
+    agreement: str = ""
 
     @property
     def head(self) -> StreamHead:
         """What the worker is told when the stream opens."""
-        return StreamHead(self.source, self.role, self.epoch)
+        return StreamHead(self.source, self.role, self.epoch, self.agreement)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ _HEADER = struct.Struct("<4sQIQd")
 _SIZE = _HEADER.size
 _MARK = b"PLSU"
 _PATIENCE_MS = 1000
+# Seconds without a byte in the middle of a header, and of what follows: whoever computes the next piece of a sum
+# meanwhile (worker/overlap.py) may have left the rest of a large message for later.
+_HEADER_SECONDS, _BODY_SECONDS = 2, 15
 # Waking a processor that sleeps takes 20 to 50 us on the machines at hand, as long as members are apart who compute
 # equal parts: whoever waited no longer than this the last time does not go to sleep before.
 _SPIN_US = 150
@@ -56,7 +59,7 @@ class MemberLink:
         self._tally = Tally()
         self._sent_head, self._sent_body, self._sent, self._out = bytearray(_SIZE), memoryview(b""), 0, _SIZE
         self._head, self._body, self._received, self._in = bytearray(_SIZE), memoryview(b""), 0, _SIZE
-        self._spin = 0
+        self._spin = self._stalled = 0
 
     @property
     def counts(self) -> LinkCounts:
@@ -108,7 +111,7 @@ class MemberLink:
 
     def expect(self, into: memoryview) -> None:
         """The next message goes here, and fills it."""
-        self._body, self._in = into, 0
+        self._body, self._in, self._stalled = into, 0, 0
 
     def pull(self, patience_ms: int = 0) -> bool:
         """Receive what is there, and wait for more as long as something comes; whether anything came.
@@ -130,6 +133,17 @@ class MemberLink:
         if self._in == _SIZE + len(self._body) and CALLS.checksum(self._body) != _HEADER.unpack(self._head)[3]:
             raise MemberError(self.node, "sent a part of a sum that does not match its checksum")
         return self._in > had
+
+    def suspect(self) -> None:
+        """Nothing came for a second. Who has not begun to send may be slow; who has will go on soon.
+
+        Raises:
+            MemberError: the member is gone, or has stopped in the middle of a message.
+        """
+        self.doubt()
+        self._stalled += self._in > 0
+        if self._stalled >= (_HEADER_SECONDS if self._in < _SIZE else _BODY_SECONDS):
+            raise MemberError(self.node, "stopped in the middle of a part of a sum")
 
     def _check_header(self) -> None:
         mark, number, size, _, _ = _HEADER.unpack(self._head)
@@ -192,7 +206,7 @@ def finish(outgoing: Sequence[Outgoing], incoming: Sequence[Incoming]) -> None:
     for link, _ in incoming:
         while link.receiving:
             if not link.pull(_PATIENCE_MS):
-                link.doubt()
+                link.suspect()
     _arrive([link for link, _ in incoming], begun)
 
 

@@ -11,23 +11,30 @@ from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.step import LARGEST, MAX_NAME
 
 StreamRole = Literal["coordinator", "worker", "member"]
+_AGREEMENT = "potluck-agreement"
 
 
 @dataclass(frozen=True, slots=True)
 class StreamHead:
-    """The opener's node and role, and the one epoch that all frames of the stream belong to."""
+    """The opener's node and role, and the one epoch that all frames of the stream belong to.
+
+    `agreement`: a member's digest of how it forms sums with the node that it opens the stream to.
+    """
 
     node: str
     role: StreamRole
     epoch: int
+    agreement: str = ""
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """As gRPC metadata."""
+        agreed = ((_AGREEMENT, self.agreement),) if self.agreement else ()
         return (
             ("potluck-protocol", str(PROTOCOL)),
             ("potluck-node", self.node),
             ("potluck-role", self.role),
             ("potluck-epoch", str(self.epoch)),
+            *agreed,
         )
 
 
@@ -44,7 +51,8 @@ def read_head(metadata: Iterable[tuple[str, str | bytes]]) -> StreamHead:
     epoch = _text(entries, "potluck-epoch")
     if not (epoch.isascii() and epoch.isdigit() and len(epoch) < 20 and 0 < int(epoch) <= LARGEST):
         raise FrameError("potluck-epoch is not a positive number")
-    return StreamHead(_text(entries, "potluck-node"), _role(_text(entries, "potluck-role")), int(epoch))
+    agreement = _text(entries, _AGREEMENT) if _AGREEMENT in entries else ""
+    return StreamHead(_text(entries, "potluck-node"), _role(_text(entries, "potluck-role")), int(epoch), agreement)
 
 
 def _role(text: str) -> StreamRole:

@@ -70,6 +70,9 @@ FAMILIES = {
 }
 _SCALE_OFFSETS = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 _SCALE = {"Q2_K": 1e-2, "Q3_K": 5e-3, "Q4_K": 5e-4, "Q5_K": 3e-4, "Q6_K": 2e-4}
+# What mins are multiplied by is the second scale: so much larger, weights are about 0 in the mean. Else all rows of a
+# matrix are alike, and a model says the same token for ever.
+_MINS = {"Q4_K": 7.5, "Q5_K": 15.5}
 
 
 def build_tiny_model(folder: Path, family: str, layers: int = 4, **config) -> Path:
@@ -226,6 +229,7 @@ def random_blocks(encoding: str, shape: tuple[int, ...]) -> np.ndarray:
     """Random K-quant blocks, (rows, bytes of a row), whose scales are finite and give weights of about 0.1."""
     size, nbytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[encoding]]
     blocks = np.random.default_rng(1).integers(0, 256, (shape[0] * shape[1] // size, nbytes), dtype=np.uint8)
-    for offset in _SCALE_OFFSETS[encoding]:
-        blocks[:, offset : offset + 2] = np.array([_SCALE[encoding]], dtype="<f2").view(np.uint8)
+    for number, offset in enumerate(_SCALE_OFFSETS[encoding]):
+        scale = _SCALE[encoding] * (_MINS.get(encoding, 1.0) if number else 1.0)
+        blocks[:, offset : offset + 2] = np.array([scale], dtype="<f2").view(np.uint8)
     return blocks.reshape(shape[0], -1)

@@ -135,7 +135,7 @@ def _check_route(assignment: pb.Assignment, node: str) -> None:
             raise FrameError(f"stage {stage}: the route ends with the head and nowhere else")
         if strangers := nexts - peers:
             raise FrameError(f"stage {stage} leads to node {min(strangers)[:MAX_NAME]!r}, which is no peer")
-        if grouped and nexts - {node} and window.group.nodes[0] != node:
+        if grouped and nexts - {node} and list(window.group.nodes[:1]) != [node]:
             raise FrameError(f"stage {stage}: only the group's first member passes on what comes out")
         if (node in nexts) != (stage + 1 in stages):
             raise FrameError(f"stage {stage} leads to nodes {sorted(nexts)}, but who has stage {stage + 1}?")

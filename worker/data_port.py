@@ -86,6 +86,8 @@ class DataPort:
             head, accepted = admit(sock, self._token)
             node = self._node()
             epoch = node.epochs.get(head.epoch)
+            if head.role == "member":
+                epoch.members.check(head)
         except FrameError as error:
             _LOG.warning("a stream was refused: %s", error.reason)
             sock.sendall(notice(error.status, error.reason))

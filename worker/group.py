@@ -165,6 +165,8 @@ def check_group_plan(plan: GroupPlan, vocab: int) -> None:
         raise ValueError("a group must know how to form sums of any size")
     if plan.wire == "int8-feedback" and any(name == "ring" for _, name in plan.reductions):
         raise ValueError("int8-feedback and ring do not go together: a ring's messages are parts of sums of others")
+    if plan.wire == "int8-feedback" and plan.pieces > 1:
+        raise ValueError("int8-feedback and pieces do not go together: one would bring what another's rows lack")
     for _, name in plan.reductions:
         if name not in ALGORITHMS:
             raise ValueError(f"sums cannot be formed by {name[:20]!r}; known: {', '.join(ALGORITHMS)}")

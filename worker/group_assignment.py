@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+from dataclasses import astuple
+
 from potluck.models.spec import ModelSpec
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.errors import FrameError
@@ -44,6 +48,12 @@ def read_groups(assignment: pb.Assignment, spec: ModelSpec) -> dict[int, GroupPl
             except ValueError as error:
                 raise FrameError(f"stage {window.stage}: {error}") from None
     return groups
+
+
+def agreement_with(node: str, groups: Mapping[int, GroupPlan]) -> str:
+    """A digest of the groups that `node` is in, by stage: its own of this node must be the same."""
+    shared = sorted((stage, astuple(plan)) for stage, plan in groups.items() if node in plan.nodes)
+    return hashlib.sha256(repr(shared).encode()).hexdigest()[:32]
 
 
 def _plan(window: pb.Window) -> GroupPlan:

@@ -13,6 +13,7 @@ from potluck.proto.channel import PROTOCOL, open_channel, worker_stub
 from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.link import LinkCounts, LinkTarget
 from potluck.proto.member_link import MemberError, MemberLink
+from potluck.proto.stream import StreamHead
 from potluck.proto.tcp import HANDSHAKE_SECONDS, Notice, greet, tune
 
 _ALIVE_SECONDS = 2.0
@@ -41,14 +42,28 @@ class Members:
             found = self._opened(node) if self._own < node else self._awaited(node)
         return found
 
-    def take(self, node: str, sock: socket.socket) -> MemberLink:
-        """Another member opened its socket.
+    def check(self, head: StreamHead) -> None:
+        """Look at who opens a socket before it is accepted.
 
         Raises:
-            FrameError: it is no member, or has one already.
+            FrameError: it is no member, has one already, or would form sums in another way: both would read parts of
+                the right size and add up the wrong ones.
         """
+        node = head.node
         if node not in self._targets or self._own < node:
             raise FrameError(f"node {node!r} has no sum to form with node {self._own!r}", Refusal.MISMATCH)
+        if head.agreement != self._targets[node].agreement:
+            reason = f"nodes {self._own!r} and {node!r} were told different things about the sums that they form"
+            raise FrameError(f"{reason}; plan again", Refusal.MISMATCH)
+        with self._changed:
+            self._check_free(node)
+
+    def take(self, node: str, sock: socket.socket) -> MemberLink:
+        """The socket of a member that was accepted.
+
+        Raises:
+            FrameError: it has one already.
+        """
         return self._add(node, sock)
 
     def counts(self) -> dict[str, LinkCounts]:
@@ -70,11 +85,14 @@ class Members:
     def _add(self, node: str, sock: socket.socket) -> MemberLink:
         link = MemberLink(node, sock, self._targets[node].shape, lambda: self._doubt(node))
         with self._changed:
-            if self._closed or node in self._links:
-                raise FrameError(f"node {self._own!r} takes no more links of node {node!r}", Refusal.MISMATCH)
+            self._check_free(node)
             self._links[node] = link
             self._changed.notify_all()
         return link
+
+    def _check_free(self, node: str) -> None:
+        if self._closed or node in self._links:
+            raise FrameError(f"node {self._own!r} takes no more links of node {node!r}", Refusal.MISMATCH)
 
     def _opened(self, node: str) -> MemberLink:
         target = self._targets[node]
@@ -101,13 +119,15 @@ class Members:
         """Nothing came for a second: a slow member answers calls all the same, a frozen or lost one does not.
 
         Raises:
-            MemberError: it does not.
+            MemberError: it does not, or has left the epoch.
         """
         target = self._targets[node]
         channel = self._channels.get(node) or open_channel(target.address, target.token)
         self._channels[node] = channel
         try:
-            worker_stub(channel).Hello(pb.HelloRequest(protocol=PROTOCOL), timeout=_ALIVE_SECONDS)
+            hello = worker_stub(channel).Hello(pb.HelloRequest(protocol=PROTOCOL), timeout=_ALIVE_SECONDS)
         except grpc.RpcError as error:
             code = error.code().name.lower() if isinstance(error, grpc.Call) else "no answer"
             raise MemberError(node, f"does not answer in the middle of a sum ({code})") from None
+        if target.epoch not in hello.epochs:
+            raise MemberError(node, f"has left epoch {target.epoch} in the middle of a sum", ended=True)

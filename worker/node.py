@@ -31,6 +31,7 @@ from potluck.worker.epochs import Epoch, Epochs, Ways
 from potluck.worker.executor import Executor
 from potluck.worker.fetch import Holder
 from potluck.worker.group import Group, SumTotals
+from potluck.worker.group_assignment import agreement_with
 from potluck.worker.loading import Loader
 from potluck.worker.members import Members
 from potluck.worker.packing import WeightError
@@ -188,7 +189,9 @@ class Node:
 
     def _members(self, assignment: pb.Assignment, share: Share) -> Members:
         others = {node for group in share.groups.values() for node in group.nodes}
-        return Members(self._config.name, self._targets(assignment, others, "member"))
+        targets = self._targets(assignment, others, "member").items()
+        agreed = {node: replace(target, agreement=agreement_with(node, share.groups)) for node, target in targets}
+        return Members(self._config.name, agreed)
 
     def _groups(self, share: Share, members: Members) -> dict[int, Group]:
         own, apart = self._config.name, self._slowness.apart

@@ -2,10 +2,11 @@
 
 import pytest
 
-from potluck.coordinator.generation import Drawn
+from potluck.coordinator.generation import Drawn, EngineStatus
 from potluck.coordinator.metrics import Metrics
 from potluck.coordinator.scheduler.scheduler import Delivery
 from potluck.coordinator.watch import RequestWatch, StepWatch
+from potluck.deploy.progress import status_text
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.step import Outcome, Result, StageTime
 
@@ -47,7 +48,7 @@ def test_the_page_is_brought_up_to_date_when_it_is_read():
     metrics.refreshers.append(lambda: metrics.set_load(3, 2, 0.5))
     metrics.set_links({("attic", "hall"): (4, 400, 40)})
     metrics.set_transfers({"attic": 1.5})
-    metrics.set_nodes({"attic": {"stall_seconds": 0.25, "streamed_bytes": 4096.0}})
+    metrics.set_nodes({"attic": {"stall_seconds": 0.25, "streamed_bytes": 4096.0, "sums": 18.0}})
     metrics.add_stage("attic", 2, 0.25, 0.125)
     page = metrics.render().decode()
     assert "potluck_sequences_running 3.0" in page
@@ -55,6 +56,7 @@ def test_the_page_is_brought_up_to_date_when_it_is_read():
     assert 'potluck_link_payload_bytes{source="attic",target="hall"} 400.0' in page
     assert 'potluck_node_transfer_seconds{node="attic"} 1.5' in page
     assert 'potluck_node_stall_seconds{node="attic"} 0.25' in page
+    assert 'potluck_node_sums{node="attic"} 18.0' in page
     assert 'potluck_stage_seconds_total{kind="compute",node="attic",stage="2"} 0.25' in page
 
 
@@ -75,6 +77,22 @@ def test_nodes_are_shown_by_what_they_did_since_the_last_look():
     assert watch.look(begun + 1.2) == (rate, [attic, hall])
     rate, (attic, _) = watch.look(begun + 3.0)
     assert (rate, attic.compute, attic.wait) == (0.0, 0.0, 1.0)
+
+
+def test_a_group_that_waits_for_a_member_is_seen():
+    """Sums are no computing, and the links' share of them no transfer; who does not lead is in no step's times."""
+    watch = StepWatch()
+    begun = watch._looked
+    watch.stepped(step(1, 4), 1.0)
+    watch.node_reported(pb.StatusReply(node="attic", compute_seconds=0.5, transfer_seconds=0.375, sum_seconds=0.25))
+    watch.node_reported(pb.StatusReply(node="cellar", compute_seconds=0.75, transfer_seconds=0.5, sum_seconds=0.5))
+    _, (attic, hall, cellar) = watch.look(begun + 1.0)
+    assert (attic.compute, attic.sums, attic.transfer, attic.wait) == (0.25, 0.25, 0.125, 0.375)
+    assert (cellar.compute, cellar.sums, cellar.transfer, cellar.wait) == (0.25, 0.5, 0.0, 0.25)
+    assert hall.sums == 0.0
+    assert watch.node_figures()["cellar"]["sum_seconds"] == 0.5
+    line = status_text(EngineStatus(True, "", 1, 0, 0.0, 1.0, [attic, hall, cellar])).plain
+    assert "25% transfer 50% sums" not in line and line.count("sums") == 2 and line.endswith("0% transfer 50% sums")
 
 
 def test_progress_is_what_came_since_it_was_last_asked():

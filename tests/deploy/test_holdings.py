@@ -55,3 +55,13 @@ def test_a_plan_with_groups_is_checked_predicted_and_printed():
     shown = console.file.getvalue()
     assert "3 stages, 2 split among nodes" in shown and "2 of 4 heads" in shown
     assert plan_report(PLAN, fleet)["nodes"]["nas"]["holds"] == holdings(PLAN)["nas"]
+
+
+def test_many_windows_are_summed_up():
+    stages = [{"node": "attic", "parts": ["embedding", "layer 0"]}]
+    for layer in range(1, 8):
+        residency = {"residency": "streamed"} if layer % 2 else {}
+        stages.append({"node": "attic", "parts": [f"layer {layer}"], **residency})
+    stages.append({"node": "hall", "parts": ["head"]})
+    plan = plan_from_data({"model": "tiny", "dtype": "float32", "kv_tokens": 64, "stages": stages}, SPEC)
+    assert holdings(plan) == {"attic": "embedding, 8 layers in 8 windows, 4 of them from disk", "hall": "head"}

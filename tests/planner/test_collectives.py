@@ -95,5 +95,7 @@ def test_what_a_group_agrees_on(homes):
     assert agreement(stage(), fast, "bfloat16").pieces == 1, "and nothing is gained by computing meanwhile"
     asked = agreement(stage(algorithm=RING, wire=Wire.INT8, pieces=2), slow, "float32")
     assert asked == Agreement(Wire.INT8, ((0, RING),), 2)
+    kept = agreement(stage(wire=Wire.INT8_FEEDBACK), slow, "float32")
+    assert kept == Agreement(Wire.INT8_FEEDBACK, ((0, DIRECT),), 1), "a ring would be faster for large sums"
     plan = homes.plan(homes.stage("a", homes.EMBEDDING), stage(algorithm=STAR))
     assert agreements(plan, slow) == {1: Agreement(Wire.FLOAT32, ((0, STAR),), 4)}

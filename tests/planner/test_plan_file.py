@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potluck.models.spec import Part, PartKind
-from potluck.planner.all_reduce import Algorithm, AllReduce
+from potluck.planner.all_reduce import Algorithm, AllReduce, Wire
 from potluck.planner.executable import executable_stages
 from potluck.planner.fields import FieldError
 from potluck.planner.fleet_file import fleet_from_data
@@ -134,6 +134,8 @@ def test_groups_by_proportions_and_by_shares(smollm2):
         Share("nas", None, (1280, 1536), heads=(8, 9), **kept),
     )
     assert layers.all_reduce == AllReduce(Algorithm.DIRECT) and head.all_reduce == AllReduce()
+    wired = plan_from_data(read_yaml(GROUPS.replace("wire: auto", "wire: int8-feedback")), smollm2)
+    assert wired.routes[0].stages[1].all_reduce.wire is Wire.INT8_FEEDBACK
     assert head.shares == (Share("nas", None, None, (0, 16384), (0, 9)), Share("laptop", None, None, (16384, 49152)))
     described = plan_to_data(plan)
     assert described["stages"][1]["all_reduce"] == {"algorithm": "direct"}

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potluck.models.spec import Part, PartKind
+from potluck.planner.all_reduce import Algorithm, AllReduce, Wire
 from potluck.planner.executable import executable_stages
 from potluck.planner.memory import NODE_OVERHEAD, node_bytes
 from potluck.planner.plan import Plan, Purpose, Residency, Route, Share, Stage
@@ -170,6 +171,23 @@ def test_a_rectangle_more_or_less_is_no_tiling():
     assert tiles([(whole, whole)]) and tiles(quarters) and tiles([(whole, first), (first, second), (second, second)])
     assert not tiles(quarters[1:]) and not tiles([*quarters, (first, first)]) and not tiles([])
     assert not tiles([quarters[0], quarters[0], quarters[1], quarters[2]])
+
+
+def test_8_bits_with_feedback_are_refused_where_they_could_not_work(homes, home):
+    def asking(*asked):
+        (stage,) = grouped(homes, tensor_parallel()).routes[0].stages
+        return homes.plan(replace(stage, all_reduce=AllReduce(*asked)))
+
+    spec, normed = homes.model(4), homes.model(4, post_norms=True)
+    for algorithm in (None, Algorithm.STAR, Algorithm.DIRECT):
+        validate(asking(algorithm, Wire.INT8_FEEDBACK), home, spec)
+    validate(asking(Algorithm.RING, Wire.INT8), home, normed)
+    together = "stage 1: wire int8-feedback and algorithm ring do not go together; use star or direct"
+    assert together in refused(asking(Algorithm.RING, Wire.INT8_FEEDBACK), home, spec)
+    whole = "stage 1: wire int8-feedback needs whole sums"
+    assert whole in refused(asking(None, Wire.INT8_FEEDBACK, 2), home, spec)
+    norms = "stage 1: wire int8-feedback cannot make good what a norm after the sum changes, and model 'tiny' has such"
+    assert norms in refused(asking(None, Wire.INT8_FEEDBACK), home, normed)
 
 
 def test_what_this_version_does_not_run(homes, home, ring):

@@ -18,13 +18,16 @@ from potluck.coordinator.generation import Generation
 from potluck.coordinator.metrics import Metrics
 from potluck.coordinator.scheduler.scheduler import Limits, Scheduler
 from potluck.models.open import open_checkpoint, read_spec
+from potluck.planner.agreement import agreements
 from potluck.planner.executable import executable_stages
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
 from potluck.planner.goal import Goal
-from potluck.planner.memory import steps_at_once
+from potluck.planner.memory import steps_at_once, stream_budgets
 from potluck.planner.plan import Plan, Route, Share, Stage
+from potluck.planner.plan_file import plan_from_data
 from potluck.planner.solve import solve
 from potluck.planner.validate import validate
+from potluck.planner.yaml_text import read_yaml
 from potluck.proto.link import LinkTarget
 from potluck.proto.step import Sampling
 
@@ -99,6 +102,14 @@ class Rig:
         executable_stages(plan)
         return plan
 
+    def plan_from_text(self, files, stages, dtype="float32", kv_tokens=4096):
+        """The plan of a plan file with these stages (YAML)."""
+        text = f"{{model: {files.spec.name}, dtype: {dtype}, kv_tokens: {kv_tokens}, stages: [{','.join(stages)}]}}"
+        plan = plan_from_data(read_yaml(text), files.spec)
+        validate(plan, self.fleet(len(NODES)), files.spec)
+        executable_stages(plan)
+        return plan
+
     def head_at(self, plan, where):
         """The same plan, but for the head: "home" beside the embedding, or with the "last" layers."""
         *others, last = plan.routes[0].stages
@@ -119,7 +130,7 @@ class Rig:
         self.close()
         self.epoch += 1
         self.plan = plan
-        for node, assignment in assignments(plan, self._loading(files, max_rows)).items():
+        for node, assignment in assignments(plan, self._loading(files, plan, max_rows)).items():
             other = (sources or {}).get(node)
             if other:
                 assignment.checkpoint, assignment.fingerprint = other.path, other.fingerprint
@@ -137,7 +148,8 @@ class Rig:
         address, port = self.workers[node].address, self.ports.get(node, 0)
         return LinkTarget(NODES[0], node, address, TOKEN, self.epoch, "coordinator", data_port=port)
 
-    def _loading(self, files, max_rows):
+    def _loading(self, files, plan, max_rows):
+        fleet = self.fleet(len(NODES))
         return Loading(
             self.epoch,
             files.spec,
@@ -148,6 +160,8 @@ class Rig:
             frozenset(NODES),
             NODES,
             max_rows,
+            stream_budgets(plan, fleet, files.spec),
+            agreements(plan, fleet),
         )
 
     def close(self):

@@ -88,9 +88,10 @@ class Pipeline:
         spec=None,
         kernels="cpu",
         gpu=None,
+        half=False,
     ):
         """`change(key, tensor)` may replace a tensor as it is loaded; `kept`: "quantized" or "weight-only"; `gpu`: a
-        GpuOptions."""
+        GpuOptions; `half`: as for float16."""
         self.spec = spec or read_spec(path)
         self.block_size = block_size
         self.total = tokens // block_size
@@ -98,7 +99,9 @@ class Pipeline:
         random.Random(0).shuffle(self.free)
         self.route = (placement or Placement()).windows(len(self.spec.layers))
         config = ShardConfig(dtype, tokens // block_size, block_size, 512, device_of(kernels), kernels=kernels)
-        config = replace(config, quantized=kept is not None, exact=kept == "weight-only", gpu=gpu or GpuOptions())
+        config = replace(
+            config, quantized=kept is not None, exact=kept == "weight-only", half=half, gpu=gpu or GpuOptions()
+        )
         self.shards = {}
         checkpoint = open_checkpoint(path)
 

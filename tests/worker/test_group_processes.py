@@ -118,6 +118,7 @@ def test_a_stranger_cannot_join_a_group(processes, in_group, two_workers, epochs
         ({"end_rows": [320, 320]}, "rows"),
         ({"first_rows": [0]}, "rows"),
         ({"reductions": []}, "any size"),
+        ({"wire": "int8-feedback", "pieces": 2}, "pieces do not go together"),
         ({"reductions": [("tree", 0)]}, "tree"),
     ],
 )
