@@ -145,8 +145,7 @@ def lose(server, victim, deed):
     return message
 
 
-def signalling(server, node, number):
-    process = server.workers()[node]
+def signalling(process, number):
     return lambda: process.send_signal(number)
 
 
@@ -176,7 +175,7 @@ def test_a_lost_member_ends_the_answer_and_the_rest_serve_on(serve, stages, vict
     before = text(server)
     process = server.workers()[victim]
     try:
-        lose(server, victim, signalling(server, victim, sign))
+        lose(server, victim, signalling(process, sign))
         server.until("serving")
         assert text(server) == before
         alive = {node["node"]: node["alive"] for node in server.client.get("/health").json()["nodes"]}
@@ -189,16 +188,16 @@ def test_a_lost_member_ends_the_answer_and_the_rest_serve_on(serve, stages, vict
 def test_garbage_is_named_and_a_second_loss_survived(serve, garbage):
     """Whoever sent it still answers, so that it may be in the next plan, but forms no sums there."""
     server = serve(group("ring"))
-    before = text(server)
+    before, workers = text(server), server.workers()
     message = lose(server, "gamma", garbage)
     assert "something else than the part of a sum that was due" in message
     server.until("serving")
     assert text(server) == before
-    lose(server, "beta", signalling(server, "beta", signal.SIGKILL))
+    lose(server, "beta", signalling(workers["beta"], signal.SIGKILL))
     server.until("serving")
     assert text(server) == before
-    server.workers()["alpha"].kill()
-    server.workers()["gamma"].kill()
+    workers["alpha"].kill()
+    workers["gamma"].kill()
     server.until("refused")
     answer = server.complete()
     assert answer.status_code == 503 and "no node is left" in answer.json()["error"]["message"]
