@@ -16,6 +16,8 @@ from potluck.deploy.holdings import share_text
 from potluck.deploy.tables import bytes_text, link_text, plan_table, seconds_text
 from potluck.deploy.token_time import Span, seconds_by, token_spans
 from potluck.models.spec import ModelSpec
+from potluck.planner.evidence import Alternative
+from potluck.planner.memory import streams
 from potluck.planner.plan import Plan
 
 # More stages than this are a table that nobody reads: the sums below it say what matters.
@@ -44,7 +46,8 @@ def sentences(answer: Answer) -> list[str]:
     """What is predicted, what it is made of, and what the prediction stands on."""
     prediction, goal = answer.prediction, answer.goal
     each = prediction.time_per_token
-    parts = [f"{seconds_text(seconds)} {WORDS[work]}" for work, seconds in seconds_by(answer).items()]
+    spent = {work: seconds for work, seconds in seconds_by(answer).items() if seconds >= each / 1000}
+    parts = [f"{seconds_text(seconds)} {WORDS[work]}" for work, seconds in spent.items()]
     metal = [node for node, kind in answer.fleet.kinds.items() if kind == "metal" and node in answer.plan.nodes]
     not_yet = f"Not yet: on {', '.join(metal)} this version computes on the processor, not on Metal as planned here."
     return [
@@ -62,12 +65,19 @@ def _evidence(plan: Plan) -> list[str]:
     told = []
     if plan.alternatives:
         other = plan.alternatives[0]
-        over = f" on {', '.join(other.nodes)}" if other.nodes else ""
-        told.append(f"Next best: a {other.strategy}{over}, {seconds_text(other.seconds)}.")
+        told.append(f"Next best: a {_next_best(other)}, {seconds_text(other.seconds)}.")
     if plan.proof:
         proved = "proved to be the best" if plan.proof.is_optimal else f"at most {plan.proof.gap:.1%} from the best"
+        proved += " of those with room for two windows of what is read from disk" if streams(plan) else ""
         told.append(f"A {plan.proof.strategy}, {proved} ({plan.proof.method}).")
     return told
+
+
+def _next_best(other: Alternative) -> str:
+    nodes = ", ".join(other.nodes)
+    if other.strategy == "single node" and len(other.nodes) > 1:
+        return f"single node for all layers, embedding or head elsewhere ({nodes})"
+    return f"{other.strategy} on {nodes}" if nodes else other.strategy
 
 
 def _for_all(answer: Answer) -> str:

@@ -101,6 +101,18 @@ def check_wish(spec: ModelSpec, wish: Wish, plan: Plan | None) -> None:
         raise PlanError(f"the plan says dtype {plan.dtype}, which keeps no {wish.quantize}; change it to quantized")
     if not wish.streaming and streams(plan):
         raise PlanError("the plan streams layers from disk; leave out --no-streaming or change the plan")
+    _check_placement(wish)
+
+
+def _check_placement(wish: Wish) -> None:
+    asked = {
+        "--without": bool(wish.without),
+        "--share": bool(wish.share),
+        "--rounds": wish.rounds != 1,
+        "--fewest": wish.fewest,
+    }
+    for option in (option for option, given in asked.items() if given):
+        raise PlanError(f"--plan says who holds what, so {option} would change nothing; leave one of them out")
 
 
 def auto_dtype(spec: ModelSpec) -> str:
@@ -120,7 +132,7 @@ def goal_of(spec: ModelSpec, name: str, wish: Wish) -> Goal:
         raise ValueError(f"--prompt {prompt} leaves no room for an answer in a context of {context} tokens")
     return Goal(
         dtype=_dtype(spec, wish),
-        kv_tokens=wish.kv_tokens or min(4 * context, max(context, _KV_TOKENS)),
+        kv_tokens=_kv_tokens(wish, context, prompt),
         rounds=wish.rounds,
         spread="fewest" if wish.fewest else wish.spread,
         shares=shares_of(wish.share),
@@ -133,6 +145,17 @@ def goal_of(spec: ModelSpec, name: str, wish: Wish) -> Goal:
         prompt=prompt,
         context=min(context, prompt + _ANSWER // 2),
     )
+
+
+def _kv_tokens(wish: Wish, context: int, prompt: int) -> int:
+    """Room for the requests that are asked about; without such a question, for some of full length."""
+    needed = wish.batch * min(context, prompt + _ANSWER // 2) if wish.prompt or wish.batch > 1 else 0
+    if wish.kv_tokens and wish.kv_tokens < needed:
+        raise ValueError(
+            f"--batch {wish.batch} with prompts of {prompt} tokens and their answers need KV for {needed} tokens, "
+            f"--kv-tokens says {wish.kv_tokens}; raise it or ask for less"
+        )
+    return wish.kv_tokens or max(needed, min(4 * context, max(context, _KV_TOKENS)))
 
 
 def shares_of(words: tuple[str, ...]) -> dict[NodeName, float]:

@@ -53,7 +53,9 @@ def _changes(fleet: Fleet, spec: ModelSpec, goal: Goal) -> Iterator[_Change]:
     """What could be changed, what costs nothing first, with fleet, model and goal after it."""
     if not goal.streaming and any(node.disk_bandwidth for node in fleet.nodes):
         yield "leave out --no-streaming", fleet, spec, replace(goal, streaming=True)
-    if goal.kv_tokens > _LEAST_CONTEXT:
+    # Less KV than the question's own requests take is no answer to it.
+    less_kv = goal.kv_tokens > _LEAST_CONTEXT >= goal.batch * goal.context
+    if less_kv:
         yield f"--context {_LEAST_CONTEXT} --kv-tokens {_LEAST_CONTEXT}", fleet, spec, _little_kv(goal)
     if spec.encodings:
         yield from _machines(fleet, spec, goal, "")
@@ -61,7 +63,8 @@ def _changes(fleet: Fleet, spec: ModelSpec, goal: Goal) -> Iterator[_Change]:
     for bits in ("int8", "int4"):
         yield f"--quantize {bits}", fleet, *_quantized(spec, goal, bits)
     small, wish = _quantized(spec, goal, "int4")
-    yield f"--quantize int4 --context {_LEAST_CONTEXT} --kv-tokens {_LEAST_CONTEXT}", fleet, small, _little_kv(wish)
+    if less_kv:
+        yield f"--quantize int4 --context {_LEAST_CONTEXT} --kv-tokens {_LEAST_CONTEXT}", fleet, small, _little_kv(wish)
     yield from _machines(fleet, small, wish, "--quantize int4 ")
 
 

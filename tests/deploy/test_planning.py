@@ -188,3 +188,14 @@ def test_this_machine_is_measured_once(cluster, tmp_path):
     assert "* requests arrive here; measured" in cluster("nodes", *words).stdout
     report = planned(cluster("plan", "smollm2", "--add", "m4-16gb", *words, "--json"))
     assert set(report["nodes"]) == {*first["nodes"], "m4-16gb"}
+
+
+def test_what_a_plan_made_by_hand_or_its_kv_would_override_is_refused(cluster, tmp_path):
+    words, save = ["plan", "smollm2", "--fleet", "trio"], tmp_path / "plan.yaml"
+    assert cluster(*words, "--save", save).returncode == 0
+    for option in (["--without", "laptop"], ["--share", "laptop=30%"], ["--rounds", "2"], ["--fewest"]):
+        assert f"so {option[0]} would change nothing" in refused(cluster(*words, "--plan", save, *option))
+    told = refused(cluster(*words, "--batch", "4", "--prompt", "1000", "--kv-tokens", "2000"))
+    assert "need KV for 4512 tokens" in told
+    enough = cluster(*words, "--batch", "4", "--prompt", "6000")
+    assert enough.returncode == 0 and "KV for 24512 tokens" in " ".join(enough.stdout.split())
