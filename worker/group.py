@@ -122,7 +122,7 @@ class Group:
 
     def gather(self, part_RV: torch.Tensor) -> torch.Tensor | None:
         """See `Combine`."""
-        part_RV = part_RV.detach().to("cpu", torch.float32).contiguous()
+        part_RV = part_RV.to("cpu", torch.float32).contiguous()
         with self._apart():
             begun, circle = time.perf_counter(), self._opened()
             gathered = self._gathered(circle, part_RV) if self.leads else None

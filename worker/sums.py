@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from potluck.proto.member_link import Incoming, MemberLink, Outgoing, exchange
+from potluck.proto.member_link import Incoming, MemberLink, Outgoing, begin, exchange, finish
 from potluck.worker.wires import Wire
 
 LEAD = 0
@@ -60,17 +60,29 @@ class Buffers:
         return self._sum_N[:count]
 
 
+class Direct:
+    """A direct exchange on its way; nothing of it may be changed until `finish`."""
+
+    def __init__(self, circle: Circle, part_N: torch.Tensor, buffers: Buffers, sum_N: torch.Tensor) -> None:
+        """Begin to send a part to everybody; the sum will be in `sum_N`."""
+        nbytes = circle.wire.nbytes(len(part_N))
+        own_B = circle.wire.encode(part_N, buffers.message(circle.place, nbytes)[0])
+        own, messages = _view(own_B), {place: buffers.message(place, nbytes) for place in circle.others}
+        self._outgoing = [Outgoing(circle.link(place), own) for place in messages]
+        self._incoming = [Incoming(circle.link(place), view) for place, (_, view) in messages.items()]
+        begin(self._outgoing, self._incoming)
+        parts = [own_B if place == circle.place else messages[place][0] for place in range(len(circle.links))]
+        self._parts, self._wire, self._sum_N = parts, circle.wire, sum_N
+
+    def finish(self) -> torch.Tensor:
+        """Wait for everybody's part, and add up."""
+        finish(self._outgoing, self._incoming)
+        return _added([self._wire.read(part_B) for part_B in self._parts], self._sum_N)
+
+
 def direct(circle: Circle, part_N: torch.Tensor, buffers: Buffers) -> torch.Tensor:
     """Everybody sends its part to everybody and adds up."""
-    nbytes = circle.wire.nbytes(len(part_N))
-    own_B = circle.wire.encode(part_N, buffers.message(circle.place, nbytes)[0])
-    own, messages = _view(own_B), {place: buffers.message(place, nbytes) for place in circle.others}
-    exchange(
-        [Outgoing(circle.link(place), own) for place in messages],
-        [Incoming(circle.link(place), view) for place, (_, view) in messages.items()],
-    )
-    parts = [own_B if place == circle.place else messages[place][0] for place in range(len(circle.links))]
-    return added([circle.wire.read(part_B) for part_B in parts], buffers.sum(len(part_N)))
+    return Direct(circle, part_N, buffers, buffers.sum(len(part_N))).finish()
 
 
 def star(circle: Circle, part_N: torch.Tensor, buffers: Buffers) -> torch.Tensor:
@@ -85,7 +97,7 @@ def star(circle: Circle, part_N: torch.Tensor, buffers: Buffers) -> torch.Tensor
     messages = {place: buffers.message(place, nbytes) for place in circle.others}
     exchange([], [Incoming(circle.link(place), view) for place, (_, view) in messages.items()])
     parts = [part_N, *(circle.wire.read(message_B) for message_B, _ in messages.values())]
-    total_N = added(parts, buffers.sum(len(part_N)))
+    total_N = _added(parts, buffers.sum(len(part_N)))
     sum_B = circle.wire.encode(total_N, own_B)
     exchange([Outgoing(circle.link(place), _view(sum_B)) for place in messages], [])
     return total_N.copy_(circle.wire.read(sum_B)[: len(part_N)])
@@ -129,7 +141,7 @@ Algorithm = Callable[[Circle, torch.Tensor, Buffers], torch.Tensor]
 ALGORITHMS: dict[str, Algorithm] = {"star": star, "direct": direct, "ring": ring}
 
 
-def added(parts: list[torch.Tensor], out_N: torch.Tensor) -> torch.Tensor:
+def _added(parts: list[torch.Tensor], out_N: torch.Tensor) -> torch.Tensor:
     """The parts' sum in float32, added in their order."""
     first_N, second_N, *others = [part_N[: len(out_N)] for part_N in parts]
     if first_N.dtype == second_N.dtype == torch.float32:
