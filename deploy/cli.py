@@ -16,7 +16,8 @@ from potluck.deploy.console import complain, hint
 from potluck.deploy.errors import known_errors
 
 if TYPE_CHECKING:
-    from potluck.deploy.prepare import Prepared, Where, Wish
+    from potluck.deploy.prepare import Prepared, Where
+    from potluck.deploy.wish import Wish
     from potluck.models.source import ModelPath
 
 app = typer.Typer(
@@ -74,8 +75,9 @@ def serve(
     """
     from potluck.coordinator.api.options import ApiOptions
     from potluck.coordinator.api.security import default_hosts
-    from potluck.deploy.prepare import Where, Wish
+    from potluck.deploy.prepare import Where
     from potluck.deploy.serve import Address, serve
+    from potluck.deploy.wish import Wish
 
     out = tuple(without or ())
     wish = Wish(
@@ -118,8 +120,9 @@ def run(
     as_json: flags.AsJson = False,
 ) -> None:
     """One answer, streamed to the terminal, no server."""
-    from potluck.deploy.prepare import Where, Wish
+    from potluck.deploy.prepare import Where
     from potluck.deploy.run import Ask, run
+    from potluck.deploy.wish import Wish
 
     text = sys.stdin.read() if prompt == "-" else prompt
     out = tuple(without or ())
@@ -165,7 +168,8 @@ def plan(
     """
     from potluck.deploy.console import describing
     from potluck.deploy.planning import Output, show_plan
-    from potluck.deploy.prepare import Where, Wish
+    from potluck.deploy.prepare import Where
+    from potluck.deploy.wish import Wish
     from potluck.planner.what_if import Changes
 
     where = Where(fleet, address, local, _cache(cache), offline, threads)
@@ -246,7 +250,7 @@ def bench(
     """Measure how fast this machine runs a model alone: prompts, generation, one request and eight at once."""
     from potluck.deploy.bench import bench as measure
     from potluck.deploy.bench import show_bench
-    from potluck.deploy.prepare import Wish
+    from potluck.deploy.wish import Wish
 
     wish = Wish(dtype, quantize=quantize)
     show_bench(measure(_find(model, cache, offline), wish, _cache(cache), threads, rounds), as_json)

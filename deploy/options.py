@@ -60,7 +60,9 @@ Model = Annotated[
 ]
 FleetName = Annotated[
     str | None,
-    typer.Option("--fleet", help="Emulate the fleet of this YAML file, or of a shipped name: pair, trio, household."),
+    typer.Option(
+        "--fleet", help="Emulate the fleet of this YAML file, or of a shipped name: home, household, pair, trio."
+    ),
 ]
 Described = Annotated[
     str | None,

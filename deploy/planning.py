@@ -14,8 +14,9 @@ from potluck.deploy.fleet_files import read_catalogue, read_fleet
 from potluck.deploy.measured import measured_fleet
 from potluck.deploy.page import page
 from potluck.deploy.plan_data import answer_report
-from potluck.deploy.prepare import Where, Wish, check_wish, goal_of, read_plan, wished_spec
+from potluck.deploy.prepare import Where
 from potluck.deploy.remedies import solved
+from potluck.deploy.wish import Wish, check_wish, goal_of, read_plan, wished_spec
 from potluck.models.described import Described
 from potluck.planner.fleet import Fleet
 from potluck.planner.plan_file import plan_to_data

@@ -2,198 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from potluck.coordinator.deployment import ModelFiles, Serving
 from potluck.coordinator.fabric import Fabric, LocalFabric, WorkerLaunch
 from potluck.coordinator.ray_fabric import RayFabric
-from potluck.coordinator.serving import Wire
 from potluck.deploy.emulate import Emulation, emulate, time_scale
 from potluck.deploy.fleet_files import read_fleet
-from potluck.deploy.machine import can_multiply_quantized, measure_machine, native_dtype
+from potluck.deploy.machine import measure_machine
+from potluck.deploy.wish import Wish, check_wish, context_of, goal_of, read_plan, wished_spec
 from potluck.models.open import open_checkpoint, read_spec
-from potluck.models.quantize import with_quantization
 from potluck.models.source import ModelPath
-from potluck.models.spec import ModelSpec
 from potluck.models.tokenizer import Tokenizer, load_tokenizer
 from potluck.planner.fleet import Fleet, NodeName
-from potluck.planner.goal import Goal, Solver, Spread
-from potluck.planner.memory import streams
-from potluck.planner.plan import Plan
-from potluck.planner.plan_file import plan_from_data
+from potluck.planner.goal import Goal
 from potluck.planner.solve import solve
-from potluck.planner.validate import PlanError, validate
-from potluck.planner.yaml_text import read_yaml
+from potluck.planner.validate import validate
 from potluck.proto.shaper import Shape
-
-_CONTEXT = 8192
-_KV_TOKENS = 16384
-_SHARE = re.compile(r"(\S+)=([0-9]{1,3}(?:\.[0-9]+)?)%", re.ASCII)
-# Tokens of the prompt and the answer that are predicted for; the time per token is that at the answer's middle.
-_PROMPT, _ANSWER = 128, 256
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the command line asks for, about placement. None leaves the choice to Potluck."""
-
-    dtype: str = "auto"
-    rounds: int = 1
-    context: int | None = None
-    kv_tokens: int | None = None
-    fewest: bool = False
-    without: tuple[str, ...] = ()
-    max_rows: int = 256
-    step_seconds: float = 60.0
-    wire: Wire = "tcp"
-    quantize: str = "none"
-    streaming: bool = True
-    prompt: int | None = None
-    batch: int = 1
-    spread: Spread = "all"
-    share: tuple[str, ...] = ()
-    solver: Solver = "exact"
-
-
-def context_of(spec: ModelSpec, wish: Wish) -> int:
-    """Longest sequence: as asked, never more than the model was made for.
-
-    Raises:
-        ValueError: more was asked than the model can do.
-    """
-    if wish.context and wish.context > spec.context:
-        raise ValueError(f"--context {wish.context} is more than the {spec.context} tokens {spec.name} was made for")
-    return wish.context or min(spec.context, _CONTEXT)
-
-
-def wished_spec(spec: ModelSpec, wish: Wish) -> ModelSpec:
-    """The model as it is to be kept: in fewer bits where that was asked for.
-
-    Raises:
-        ValueError: it has few bits already, or the compute type keeps no formats.
-    """
-    if wish.quantize != "none" and wish.dtype not in ("auto", "quantized", "weight-only"):
-        raise ValueError(f"--quantize {wish.quantize} and --dtype {wish.dtype} exclude each other; leave one out")
-    return with_quantization(spec, wish.quantize)
-
-
-def check_wish(spec: ModelSpec, wish: Wish, plan: Plan | None) -> None:
-    """Refuse wishes that the model or a plan made by hand would silently override.
-
-    Raises:
-        ValueError: no weight of the model has few bits, but the compute type is made for those.
-        PlanError: the plan says otherwise.
-    """
-    dtype = plan.dtype if plan else wish.dtype
-    if dtype in ("quantized", "weight-only") and not spec.encodings:
-        raise ValueError(
-            f"{spec.name} has no weights of 4 to 8 bits for dtype {dtype}; add --quantize int4 or take bfloat16"
-        )
-    if plan is None:
-        return
-    if wish.dtype not in ("auto", plan.dtype):
-        raise PlanError(
-            f"the plan says dtype {plan.dtype}, --dtype says {wish.dtype}; leave one out or change the plan"
-        )
-    if wish.quantize != "none" and plan.dtype not in ("quantized", "weight-only"):
-        raise PlanError(f"the plan says dtype {plan.dtype}, which keeps no {wish.quantize}; change it to quantized")
-    if not wish.streaming and streams(plan):
-        raise PlanError("the plan streams layers from disk; leave out --no-streaming or change the plan")
-    _check_placement(wish)
-
-
-def _check_placement(wish: Wish) -> None:
-    asked = {
-        "--without": bool(wish.without),
-        "--share": bool(wish.share),
-        "--rounds": wish.rounds != 1,
-        "--fewest": wish.fewest,
-    }
-    for option in (option for option, given in asked.items() if given):
-        raise PlanError(f"--plan says who holds what, so {option} would change nothing; leave one of them out")
-
-
-def auto_dtype(spec: ModelSpec) -> str:
-    """What `--dtype auto` means for a model: its weights as they are stored where that can be computed with."""
-    return "quantized" if spec.encodings and can_multiply_quantized() else native_dtype()
-
-
-def goal_of(spec: ModelSpec, name: str, wish: Wish) -> Goal:
-    """What the planner plans for.
-
-    Raises:
-        ValueError: the prompt leaves no room for an answer, or see `context_of`.
-    """
-    context = context_of(spec, wish)
-    prompt = wish.prompt or min(_PROMPT, context // 2)
-    if prompt >= context:
-        raise ValueError(f"--prompt {prompt} leaves no room for an answer in a context of {context} tokens")
-    return Goal(
-        dtype=_dtype(spec, wish),
-        kv_tokens=_kv_tokens(wish, context, prompt),
-        rounds=wish.rounds,
-        spread="fewest" if wish.fewest else wish.spread,
-        shares=shares_of(wish.share),
-        solver=wish.solver,
-        batch=wish.batch,
-        excluded=frozenset(NodeName(node) for node in wish.without),
-        model=name,
-        chunk=wish.max_rows,
-        streaming=wish.streaming,
-        prompt=prompt,
-        context=min(context, prompt + _ANSWER // 2),
-    )
-
-
-def _kv_tokens(wish: Wish, context: int, prompt: int) -> int:
-    """Room for the requests that are asked about; without such a question, for some of full length."""
-    needed = wish.batch * min(context, prompt + _ANSWER // 2) if wish.prompt or wish.batch > 1 else 0
-    if wish.kv_tokens and wish.kv_tokens < needed:
-        raise ValueError(
-            f"--batch {wish.batch} with prompts of {prompt} tokens and their answers need KV for {needed} tokens, "
-            f"--kv-tokens says {wish.kv_tokens}; raise it or ask for less"
-        )
-    return wish.kv_tokens or max(needed, min(4 * context, max(context, _KV_TOKENS)))
-
-
-def shares_of(words: tuple[str, ...]) -> dict[NodeName, float]:
-    """The shares that `--share laptop=30%` asks for, as fractions.
-
-    Raises:
-        ValueError: no share is readable there, or a node has two.
-    """
-    shares: dict[NodeName, float] = {}
-    for word in words:
-        match = _SHARE.fullmatch(word)
-        if match is None:
-            raise ValueError(f"--share {word}: write a node and a percentage, as in laptop=30%")
-        node, share = NodeName(match[1]), float(match[2]) / 100
-        if shares.get(node, share) != share:
-            raise ValueError(f"--share gives {node!r} {shares[node]:.0%} and {share:.0%}; choose one")
-        shares[node] = share
-    return shares
-
-
-def _dtype(spec: ModelSpec, wish: Wish) -> str:
-    if wish.dtype != "auto":
-        return wish.dtype
-    return "quantized" if wish.quantize != "none" else auto_dtype(spec)
-
-
-def read_plan(path: Path, spec: ModelSpec) -> Plan:
-    """The plan in a YAML file.
-
-    Raises:
-        PlanError: it cannot be read, or it is no plan for this model.
-    """
-    try:
-        return plan_from_data(read_yaml(path.read_text("utf-8")), spec)
-    except OSError as error:
-        raise PlanError(f"plan {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise PlanError(f"plan {path}: {error}") from None
 
 
 def model_files(found: ModelPath) -> ModelFiles:
@@ -311,6 +137,7 @@ def prepare(found: ModelPath, where: Where, wish: Wish, plan_file: Path | None) 
 
 
 def fabric_of(where: Where, emulated: EmulatedFleet | None) -> Fabric:
+    """What starts the workers there."""
     cache = where.cache
     if emulated:
         launches = emulated.launches(cache)
