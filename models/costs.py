@@ -7,7 +7,8 @@ them with every row, and the slower of the two is what it takes,
 
 PRIMA.CPP (arXiv 2504.08791, appendix A.3) has the same two terms, f / s for operations and b' / T for bytes with
 b' = b + 2 (h_k e_k + h_v e_v) n_kv, and adds them; they overlap on the devices here, so the larger one is taken.
-Decoding one sequence is bound by bytes nearly everywhere, a prompt by operations.
+Decoding one sequence is bound by bytes nearly everywhere, a prompt by operations. Beside them a layer takes the seconds
+of its calls and small operations (`layer_overhead`), of which a small model's token is largely made.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ class Speeds(Protocol):
     @property
     def formats(self) -> Mapping[str, FormatSpeed]:
         """By weight format, where its speed is known; others are as fast as the compute type."""
+
+    @property
+    def layer_overhead(self) -> float:
+        """Seconds that software adds to every layer of a step, whatever its size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,7 @@ class PartCost:
         row, attended: multiplying a row; its attention to one position.
         window: most positions attended to, None for all.
         at_head: whether only sampled rows are computed.
+        overhead: what software adds once a step; not in `seconds`.
     """
 
     weights: float
@@ -120,6 +126,7 @@ class PartCost:
     attended: float
     window: int | None
     at_head: bool
+    overhead: float = 0.0
 
     def seconds(self, work: Pass) -> tuple[float, float]:
         """Seconds that a step's operations take, and its memory traffic; the part takes the larger of both."""
@@ -129,6 +136,10 @@ class PartCost:
         context = work.context if self.window is None else min(self.window, work.context)
         memory = self.weights + self.position * context * work.sequences + self.moved * rows
         return (self.row + self.attended * context) * rows, memory
+
+    def taken(self, work: Pass) -> float:
+        """Seconds of the part in a step, software included."""
+        return max(self.seconds(work)) + self.overhead
 
 
 def part_cost(spec: ModelSpec, part: Part, compute: tuple[Speeds, str]) -> PartCost:
@@ -146,6 +157,8 @@ def part_cost(spec: ModelSpec, part: Part, compute: tuple[Speeds, str]) -> PartC
         attended=attended / device.flops,
         window=spec.layers[part.layer].window if part.layer is not None else None,
         at_head=part.kind is PartKind.HEAD,
+        # Both halves of a layer are a few calls.
+        overhead=device.layer_overhead / 2 if part.layer is not None else 0.0,
     )
 
 
@@ -164,8 +177,8 @@ def _held(spec: ModelSpec, part: Part, compute: tuple[Speeds, str]) -> dict[Form
 
 
 def seconds(spec: ModelSpec, parts: Iterable[Part], work: Pass, compute: tuple[Speeds, str]) -> float:
-    """Seconds that parts take on a device in a compute type: the sum of their rooflines."""
-    return sum(max(part_cost(spec, part, compute).seconds(work)) for part in parts)
+    """Seconds that parts take on a device in a compute type: the sum of their rooflines, and of what software adds."""
+    return sum(part_cost(spec, part, compute).taken(work) for part in parts)
 
 
 def _attended(spec: ModelSpec, part: Part, work: Pass) -> int:

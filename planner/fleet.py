@@ -19,9 +19,11 @@ class Device:
     Attributes:
         flops: sustained floating-point operations per second in matrix products of the compute type.
         memory_bandwidth: bytes per second when weights are streamed through it once.
-        memory: bytes the fleet may use for weights and KV.
+        memory: bytes the fleet may use for weights and KV; `memory_total` what there is, 0 where unknown.
         formats: by weight format (`Q4_0`, ...), how fast matrices that keep it are multiplied; of a format that is not
             there, and of plain numbers, `flops` and `memory_bandwidth` hold.
+        layer_overhead: seconds that software adds to every layer of a step beside its operations and bytes.
+        copy_bandwidth: bytes per second from the host's memory to a GPU's, 0 where unknown.
     """
 
     kind: DeviceKind
@@ -30,20 +32,32 @@ class Device:
     memory: int
     name: str = ""
     formats: Mapping[str, FormatSpeed] = field(default_factory=dict, hash=False)
+    layer_overhead: float = 0.0
+    memory_total: int = 0
+    copy_bandwidth: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine of the fleet. `disk_bandwidth` in bytes per second, 0 where unknown.
+    """A machine of the fleet. What is not known of it is 0.
 
-    `checkpoint` says whether the node may read the model from its own disk; where it may not, its worker fetches
-    the tensors of its share from a node that has them.
+    Attributes:
+        disk_bandwidth: bytes per second of reading a file from its beginning to its end.
+        checkpoint: whether it may read the model from its own disk; where it may not, its worker fetches the tensors of
+            its share from a node that has them.
+        disk_random: bytes per second of reading 64 KiB at a time, anywhere.
+        cores: processors that it may use; a share of one where its time is limited.
+        swap, swap_free: bytes that its system may move out of memory, and that are left of them.
     """
 
     name: NodeName
     devices: tuple[Device, ...]
     disk_bandwidth: float = 0.0
     checkpoint: bool = True
+    disk_random: float = 0.0
+    cores: float = 0.0
+    swap: int = 0
+    swap_free: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a node that could not run anything.

@@ -21,12 +21,12 @@ from collections.abc import Mapping
 
 from potluck.planner.catalogue import EMPTY, Catalogue
 from potluck.planner.fields import FieldError, fields, one_of, shown, suggestion, table, text
-from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
+from potluck.planner.fleet import Fleet, Link, NodeName
 from potluck.planner.link_names import link_ends, link_name
-from potluck.planner.node_file import node_from
+from potluck.planner.node_file import node_from, node_to_data
 from potluck.planner.place import Place
 from potluck.planner.quantities import positive, quantity
-from potluck.planner.units import BYTES, BYTES_PER_SECOND, FLOPS, SECONDS, written
+from potluck.planner.units import BYTES_PER_SECOND, SECONDS, written
 
 _EXAMPLE = "`default: {latency: 0.3 ms, bandwidth: 1 Gbit}`"
 
@@ -68,7 +68,7 @@ def fleet_to_data(fleet: Fleet) -> dict[str, object]:
     return {
         "name": fleet.name,
         "engine": str(fleet.engine),
-        "nodes": {str(node.name): _node_data(node) for node in fleet.nodes},
+        "nodes": {str(node.name): node_to_data(node) for node in fleet.nodes},
         "links": links,
     }
 
@@ -114,26 +114,6 @@ def _link(value: object, where: Place, catalogue: Catalogue) -> Link:
     return Link(
         latency, positive(data.get("bandwidth", base.bandwidth), where.field(data, "bandwidth"), BYTES_PER_SECOND)
     )
-
-
-def _node_data(node: Node) -> dict[str, object]:
-    devices = [_device_data(device) for device in node.devices]
-    data: dict[str, object] = {"devices": devices}
-    if len(devices) == 1:
-        data = {"device" if key == "name" else key: value for key, value in devices[0].items()}
-    if node.disk_bandwidth:
-        data["disk"] = written(node.disk_bandwidth, BYTES_PER_SECOND)
-    if not node.checkpoint:
-        data["checkpoint"] = False
-    return data
-
-
-def _device_data(device: Device) -> dict[str, object]:
-    data: dict[str, object] = {} if device.kind == "cpu" else {"kind": device.kind}
-    data["flops"] = written(device.flops, FLOPS)
-    data["memory_bandwidth"] = written(device.memory_bandwidth, BYTES_PER_SECOND)
-    data["memory"] = written(device.memory, BYTES)
-    return data | ({"name": device.name} if device.name else {})
 
 
 def _link_data(link: Link) -> dict[str, object]:

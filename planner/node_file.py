@@ -1,25 +1,22 @@
-"""A node as a fleet file describes it: its own fields, those of a common machine, or both."""
+"""A node as a fleet file describes it, its own fields, those of a common machine, or both; and back."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import cast
 
-from potluck.models.sizes import DeviceKind
 from potluck.planner.catalogue import Catalogue
-from potluck.planner.fields import FieldError, fields, flag, items, one_of, text
+from potluck.planner.device_file import OF_DEVICE, device_from, device_to_data
+from potluck.planner.fields import FieldError, fields, flag, items
 from potluck.planner.fleet import Device, Node, NodeName
 from potluck.planner.place import Place
-from potluck.planner.quantities import memory, positive, quantity
-from potluck.planner.units import BYTES_PER_SECOND, FLOPS
+from potluck.planner.quantities import amount, number, quantity
+from potluck.planner.units import BYTES, BYTES_PER_SECOND, written
 
-_KINDS = ("cpu", "cuda", "metal")
-_SPEEDS = ("flops", "memory_bandwidth", "memory")
-_OF_NODE = ("disk", "checkpoint")
-_OF_ONE_DEVICE = (*_SPEEDS, "kind", "device")
+_OF_NODE = ("disk", "disk_random", "cores", "swap", "swap_free", "checkpoint")
+_OF_ONE_DEVICE = (*OF_DEVICE, "device")
 _NODE = ("catalogue", *_OF_ONE_DEVICE, *_OF_NODE, "devices")
-_LISTED = ("catalogue", *_SPEEDS, "kind", "name")
+_LISTED = ("catalogue", *OF_DEVICE, "name")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
 
@@ -49,6 +46,10 @@ def node_from(name: str, value: object, where: Place, catalogue: Catalogue) -> N
         devices=_devices(data, common, where, catalogue),
         disk_bandwidth=quantity(disk, where.field(data, "disk"), BYTES_PER_SECOND),
         checkpoint=flag(data.get("checkpoint", True), where.field(data, "checkpoint")),
+        disk_random=quantity(data.get("disk_random", 0), where.field(data, "disk_random"), BYTES_PER_SECOND),
+        cores=number(data.get("cores", 0), where.field(data, "cores")),
+        swap=amount(data.get("swap", 0), where.field(data, "swap")),
+        swap_free=amount(data.get("swap_free", 0), where.field(data, "swap_free")),
     )
 
 
@@ -63,7 +64,7 @@ def _devices(
     data: Mapping[str, object], common: Mapping[str, object], where: Place, catalogue: Catalogue
 ) -> tuple[Device, ...]:
     if "devices" not in data:
-        return (_device(data, common, where, "device"),)
+        return (device_from(data, common, where, "device"),)
     for key in ("catalogue", *_OF_ONE_DEVICE):
         if key in data:
             raise FieldError(f"{where.at(data, key)}: field {key!r} belongs into the entries of 'devices'")
@@ -76,21 +77,21 @@ def _devices(
 
 def _listed(value: object, where: Place, catalogue: Catalogue) -> Device:
     data = fields(value, where, _LISTED)
-    return _device(data, _common(data, where, catalogue), where, "name")
+    return device_from(data, _common(data, where, catalogue), where, "name")
 
 
-def _device(data: Mapping[str, object], common: Mapping[str, object], where: Place, label: str) -> Device:
-    """A device of these fields, and of a common machine's where they are silent; `label` is the field of its name."""
-    given = {**common, **data}
-    for key in _SPEEDS:
-        if key not in given:
-            raise FieldError(f"{where}: field {key!r} is missing")
-    kind = one_of(given.get("kind", "cpu"), where.field(data, "kind"), _KINDS)
-    name = data.get(label, common.get("device", ""))
-    return Device(
-        kind=cast(DeviceKind, kind),
-        flops=positive(given["flops"], where.field(data, "flops"), FLOPS),
-        memory_bandwidth=positive(given["memory_bandwidth"], where.field(data, "memory_bandwidth"), BYTES_PER_SECOND),
-        memory=memory(given["memory"], where.field(data, "memory")),
-        name=text(name, where.field(data, label)) if label in data else str(name),
-    )
+def node_to_data(node: Node) -> dict[str, object]:
+    """Plain data that describes a node; `node_from` gives back an equal one."""
+    devices = [device_to_data(device) for device in node.devices]
+    data: dict[str, object] = {"devices": devices}
+    if len(devices) == 1:
+        data = {"device" if key == "name" else key: value for key, value in devices[0].items()}
+    for key, value in (("disk", node.disk_bandwidth), ("disk_random", node.disk_random)):
+        if value:
+            data[key] = written(value, BYTES_PER_SECOND)
+    if node.cores:
+        data["cores"] = node.cores
+    for key, size in (("swap", node.swap), ("swap_free", node.swap_free)):
+        if size:
+            data[key] = written(size, BYTES)
+    return data if node.checkpoint else data | {"checkpoint": False}

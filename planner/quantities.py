@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from potluck.planner.fields import FieldError
+from potluck.planner.fields import FieldError, shown
 from potluck.planner.place import Place
 from potluck.planner.units import BYTES, Quantity, UnitError, parse, parse_bytes
 
@@ -31,6 +31,17 @@ def positive(value: object, where: Place | str, kind: Quantity) -> float:
     return number
 
 
+def number(value: object, where: Place | str) -> float:
+    """A number of at least zero.
+
+    Raises:
+        FieldError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise FieldError(f"{where} must be a number of at least 0, not {shown(value)}")
+    return value
+
+
 def memory(value: object, where: Place | str) -> int:
     """A whole number of bytes above zero.
 
@@ -38,6 +49,15 @@ def memory(value: object, where: Place | str) -> int:
         FieldError: it is none.
     """
     positive(value, where, BYTES)
+    return amount(value, where)
+
+
+def amount(value: object, where: Place | str) -> int:
+    """A whole number of bytes.
+
+    Raises:
+        FieldError: it is none.
+    """
     try:
         return parse_bytes(value)
     except UnitError as error:

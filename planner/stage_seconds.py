@@ -4,7 +4,8 @@ A group is as slow as its slowest member at every part, since each part ends wit
 
     sum over parts of max over members of compute(share) + all-reduce, and a gather of logits at the head
 
-Of the slowest member's time, what members take on average is counted as theirs, the rest as waiting.
+Of the slowest member's time, what members take on average is counted as theirs, the rest as waiting. What software adds
+to a layer is part of a member's time.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class StageCost:
         for members, count in self._alike.items():
             # Most stages have one node, and simulations ask millions of times.
             one = len(members) == 1
-            most = max(members[0].seconds(work)) if one else max(max(member.seconds(work)) for member in members)
+            most = members[0].taken(work) if one else max(member.taken(work) for member in members)
             taken += count * most
         return taken
 
@@ -137,18 +138,21 @@ def _like(spec: ModelSpec, part: Part) -> object:
 @dataclass(frozen=True, slots=True)
 class _Slowest:
     mean: float
-    most: float
+    overhead: float
+    wait: float
     by_operations: bool
 
     def times(self, count: int) -> Times:
         compute, memory = (self.mean, 0.0) if self.by_operations else (0.0, self.mean)
-        return Times(compute=count * compute, memory=count * memory, wait=count * (self.most - self.mean))
+        return Times(count * compute, count * memory, wait=count * self.wait, software=count * self.overhead)
 
 
 def _slowest(members: Sequence[PartCost], work: Pass) -> _Slowest:
-    both = [cost.seconds(work) for cost in members]
-    most = max(both, key=max)
-    return _Slowest(_mean(max(one) for one in both), max(most), most[0] > most[1])
+    taken = [cost.taken(work) for cost in members]
+    operations, memory = members[taken.index(max(taken))].seconds(work)
+    mean = _mean(max(cost.seconds(work)) for cost in members)
+    overhead = _mean(cost.overhead for cost in members)
+    return _Slowest(mean, overhead, max(taken) - _mean(taken), operations > memory)
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -92,7 +92,7 @@ class Steps:
         stage = cost.stage
         one_sum = cost.one_sum(work) + cost.setting.software.sum if stage.is_group else 0.0
         for part, members in zip(stage.parts, cost.parts, strict=True):
-            taken = [max(member.seconds(work)) for member in members]
+            taken = [member.taken(work) for member in members]
             readers = self._readers.get((number, part.layer), []) if part.layer is not None else []
             begun = dict.fromkeys(stage.nodes, now)
             if part.kind is PartKind.ATTENTION:

@@ -88,7 +88,7 @@ class Visit:
         what = self._step, part_names([part])[0]
         for place, member in enumerate(self._place.cost.parts[self._part]):
             start = self._times[place]
-            self._times[place] = start + max(member.seconds(self._step.work))
+            self._times[place] = start + member.taken(self._step.work)
             self._world.meter.use(f"node {self._nodes[place]}", start, self._times[place], what)
         self._part += 1
         if self._stage.is_group and part.kind is not PartKind.HEAD:

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 from hypothesis import strategies as st
 
+from potluck.models.costs import FormatSpeed
 from potluck.models.spec import LayerSpec, ModelSpec, Part, PartKind, Rope
 from potluck.planner.all_reduce import Algorithm, AllReduce, Wire
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
@@ -21,9 +22,9 @@ def model(layers=4, window=None, **shape):
     return ModelSpec("tiny", "llama", (LayerSpec(Rope(1e4), window),) * layers, **(tiny | rest | shape))
 
 
-def node(name, gflops=60.0, memory=GIB, bandwidth=None, **rest):
+def node(name, gflops=60.0, memory=GIB, bandwidth=None, overhead=0.0, **rest):
     """A node whose memory streams a third of a byte per operation."""
-    device = Device("cpu", gflops * 1e9, bandwidth or gflops * 1e9 / 3, memory)
+    device = Device("cpu", gflops * 1e9, bandwidth or gflops * 1e9 / 3, memory, layer_overhead=overhead)
     return Node(NodeName(name), (device,), **rest)
 
 
@@ -80,6 +81,12 @@ def devices(draw):
         draw(POSITIVE),
         draw(st.integers(1, 10**14)),
         draw(st.sampled_from(["", "Ryzen 5", "i5: old"])),
+        draw(
+            st.dictionaries(st.sampled_from(["Q4_0", "Q6_K", "INT4_G128"]), st.builds(FormatSpeed, POSITIVE, POSITIVE))
+        ),
+        draw(st.just(0.0) | st.floats(1e-9, 1)),
+        draw(st.integers(0, 10**14)),
+        draw(st.just(0.0) | POSITIVE),
     )
 
 
@@ -89,7 +96,9 @@ def fleets(draw, most_nodes=5):
     names = draw(st.lists(NAMES, min_size=1, max_size=most_nodes, unique=True))
     own = st.lists(devices(), min_size=1, max_size=2).map(tuple)
     disks = st.just(0.0) | POSITIVE
-    nodes = tuple(Node(NodeName(name), draw(own), draw(disks), draw(st.booleans())) for name in names)
+    swaps = st.integers(0, 10**12)
+    others = [st.booleans(), disks, st.just(0.0) | st.floats(0.1, 512) | st.integers(1, 64).map(float), swaps, swaps]
+    nodes = tuple(Node(NodeName(name), draw(own), draw(disks), *map(draw, others)) for name in names)
     links = st.builds(Link, st.floats(0, 10), POSITIVE)
     pairs = [(a, b) for a in names for b in names if a != b]
     named = draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []

@@ -18,7 +18,7 @@ from potluck.planner.plan_file import plan_from_data, plan_to_data
 from potluck.planner.predict import predict
 from potluck.planner.prediction import together
 from potluck.planner.software import MEASURED, NONE, Software
-from potluck.planner.stage_seconds import Setting
+from potluck.planner.stage_seconds import Setting, stage_cost
 from potluck.planner.way import course
 
 GOAL = Goal(context=100, prompt=48, chunk=512, software=NONE)
@@ -185,6 +185,32 @@ def test_a_parts_cost_is_its_bytes_and_operations(homes, data):
     operations, memory = part_cost(spec, part, (device, "bfloat16")).seconds(work)
     assert operations == pytest.approx(flops(spec, part, work) / 7e9)
     assert memory == pytest.approx(bytes_moved(spec, part, "bfloat16", work) / 3e9)
+
+
+def test_what_software_adds_to_a_layer_counts_as_software_once_a_layer(homes):
+    spec, goal = homes.model(10), Goal(prompt=64, context=64)
+    whole = homes.plan(homes.stage("a", homes.EMBEDDING, range(10), homes.HEAD))
+    without, with_it = (
+        predict(whole, homes.fleet(homes.node("a", overhead=overhead)), spec, goal) for overhead in (0.0, 3e-4)
+    )
+    for before, after in ((without.decode, with_it.decode), (without.prefill, with_it.prefill)):
+        assert after.total.software - before.total.software == pytest.approx(10 * 3e-4)
+        assert after.total.total - before.total.total == pytest.approx(10 * 3e-4)
+        assert (after.total.compute, after.total.memory) == (before.total.compute, before.total.memory)
+
+
+def test_a_group_waits_for_the_member_whose_software_takes_longest(homes, group):
+    spec, work = homes.model(4), Pass(1, 1, 64)
+    (stage,) = [stage for stage in group.routes[0].stages if stage.is_group]
+    quick, slow = (
+        stage_cost(stage, Setting(homes.fleet(homes.node("a"), homes.node("b", overhead=one)), spec, "float32", NONE))
+        for one in (0.0, 2e-3)
+    )
+    more = slow.times(work).total - quick.times(work).total
+    assert 0.9 * 4 * 2e-3 < more < 1.1 * 4 * 2e-3
+    # On average over both members it is half of that; the other half is waited for.
+    assert slow.times(work).software == pytest.approx(4 * 1e-3)
+    assert slow.computing(work) == pytest.approx(slow.times(work).total - slow.sums(work).total)
 
 
 def test_a_saved_plan_keeps_its_breakdown_and_an_old_file_needs_none(homes, ring):

@@ -157,8 +157,9 @@ def instance(homes, seed):
 def node(rng, name, memory):
     bandwidth = rng.choice([1e9, 5e9, 2e10, 1e11]) * rng.uniform(0.7, 1.3)
     kind = rng.choice(["cpu", "cpu", "cuda", "metal"])
-    device = Device(kind, bandwidth * 3, bandwidth, int(NODE_OVERHEAD + memory * rng.uniform(0.4, 1.2)))
-    return Node(name, (device,), rng.choice([0.0, 1e8, 2e9, 7e9, 7e9]))
+    room, disk = int(NODE_OVERHEAD + memory * rng.uniform(0.4, 1.2)), rng.choice([0.0, 1e8, 2e9, 7e9, 7e9])
+    device = Device(kind, bandwidth * 3, bandwidth, room, layer_overhead=rng.choice([0.0, 1e-4, 2e-3]))
+    return Node(name, (device,), disk)
 
 
 def sequential(plan):

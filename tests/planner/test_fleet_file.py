@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from potluck.models.costs import FormatSpeed
 from potluck.planner.catalogue import catalogue_from_data
 from potluck.planner.fields import FieldError
 from potluck.planner.fleet import Link
@@ -57,6 +58,30 @@ def test_every_field():
     assert [device.kind for device in c.devices] == ["cpu", "cuda"] and c.device.name == "RTX 3060"
     assert fleet.link("a", "b") == fleet.link("b", "a") == Link(0.003, 37.5e6)
     assert fleet.link("b", "c") == Link(0.0, 10e6) and fleet.link("c", "b") == Link(0.0003, 125e6)
+
+
+def test_what_a_measured_node_tells():
+    fleet = read(
+        """
+        nodes:
+          a:
+            flops: 60 GFLOPS
+            memory_bandwidth: 20 GB/s
+            memory: 8 GiB
+            memory_total: 16 GiB
+            formats: {Q4_0: {flops: 90 GFLOPS, bandwidth: 9 GB/s}, Q6_K: {flops: 70 GFLOPS, bandwidth: 8 GB/s}}
+            layer_overhead: 20 us
+            disk: 2 GB/s
+            disk_random: 300 MB/s
+            cores: 1.5
+            swap: 4 GiB
+            swap_free: 1 GiB
+        """
+    )
+    (node,) = fleet.nodes
+    assert node.device.formats == {"Q4_0": FormatSpeed(90e9, 9e9), "Q6_K": FormatSpeed(70e9, 8e9)}
+    assert (node.device.layer_overhead, node.device.memory_total) == (20e-6, 16 * 2**30)
+    assert (node.disk_random, node.cores, node.swap, node.swap_free) == (300e6, 1.5, 4 * 2**30, 2**30)
 
 
 def test_the_engine_is_the_first_node_and_a_lone_node_needs_no_links():
@@ -161,6 +186,26 @@ links:
         ),
         ("20 GB/s\n", "0 GB/s\n", "line 6: node 'a': memory_bandwidth: must be more than zero"),
         ("    memory: 8 GiB\n", "", "line 4: node 'a': field 'memory' is missing"),
+        (
+            "    memory: 8 GiB\n",
+            "    memory: 8 GiB\n    formats: {Q4_O: {flops: 1, bandwidth: 1}}\n",
+            "line 8: node 'a': formats: 'Q4_O' is not known; did you mean 'Q4_",
+        ),
+        (
+            "    memory: 8 GiB\n",
+            "    memory: 8 GiB\n    formats: {Q4_0: {flops: 9 GFLOPS}}\n",
+            "line 8: node 'a': formats: Q4_0: field 'bandwidth' is missing",
+        ),
+        (
+            "    memory: 8 GiB\n",
+            "    memory: 8 GiB\n    cores: some\n",
+            "line 8: node 'a': cores must be a number of at least 0, not 'some'",
+        ),
+        (
+            "    memory: 8 GiB\n",
+            "    memory: 8 GiB\n    layer_overhead: 3 GB\n",
+            "line 8: node 'a': layer_overhead: '3 GB': 'GB' is not a unit of a time",
+        ),
         ("    memory: 8 GiB\n", "    memroy: 8 GiB\n", "line 7: node 'a': unknown field 'memroy'"),
         ("laptop: {", "lap top: {", "line 8: node 'lap top': a name has letters"),
         ("12 TFLOPS", "12 T", "line 13: node 'c': device 2: flops: '12 T'"),

@@ -52,8 +52,8 @@ def links(draw):
 
 @st.composite
 def fleets(draw, homes, names, alike=False, **rest):
-    one, default = draw(SPEEDS), draw(links())
-    nodes = [homes.node(name, one if alike else draw(SPEEDS), **rest) for name in names]
+    one, default, overhead = draw(SPEEDS), draw(links()), draw(st.sampled_from([0.0, 2e-4]))
+    nodes = [homes.node(name, one if alike else draw(SPEEDS), overhead=overhead, **rest) for name in names]
     pairs = [(NodeName(a), NodeName(b)) for a in names for b in names if a != b]
     named = {pair: default if alike else draw(links()) for pair in pairs}
     return replace(homes.fleet(*nodes, links=named), default_link=default, engine=draw(st.sampled_from(names)))
