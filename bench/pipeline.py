@@ -28,13 +28,13 @@ from potluck.coordinator.engine import ServingEngine
 from potluck.coordinator.fabric import LocalFabric, WorkerLaunch
 from potluck.coordinator.generation import Generation
 from potluck.coordinator.metrics import Metrics
-from potluck.deploy.machine import native_dtype
 from potluck.deploy.prepare import model_files
 from potluck.deploy.progress import JsonProgress
 from potluck.models.source import locate
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
 from potluck.planner.goal import Goal
 from potluck.proto.step import Sampling
+from potluck.worker.hardware import native_dtype
 
 _NODE = Device("cpu", 60e9, 20e9, 8 << 30)
 

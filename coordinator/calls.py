@@ -10,6 +10,8 @@ from typing import Any, Literal
 import grpc
 
 from potluck.coordinator.fabric import Worker
+from potluck.coordinator.measurements import Answer, Measurements, Question, refreshed
+from potluck.models.costs import FormatSpeed
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.channel import PROTOCOL, open_channel, worker_stub
@@ -52,22 +54,27 @@ class Callers:
         self.data_ports |= {node: call.result().data_port for node, call in asked.items() if node not in silent}
         return silent
 
-    def probe(self, dtype: str) -> dict[NodeName, pb.ProbeReply]:
+    def probe(
+        self, dtype: str, measurements: Measurements | None = None, anew: bool = False
+    ) -> dict[NodeName, pb.ProbeReply]:
         """What every worker measured of its node and its links.
+
+        Nodes whose hardware is that of `measurements` only tell what changes by the minute, unless all are to measure
+        `anew`; what is new is kept there, if it can be.
 
         Raises:
             CallError: one of them did not answer.
         """
-        peers = [pb.Peer(node=node, address=address) for node, address in self.addresses.items()]
-        replies = {}
-        # One after the other: probes at the same time would measure each other.
-        for node, stub in self._stubs.items():
-            request = pb.ProbeRequest(dtype=dtype, peers=[peer for peer in peers if peer.node != node])
-            try:
-                replies[node] = stub.Probe(request, timeout=_PROBE_SECONDS, wait_for_ready=True)
-            except grpc.RpcError as error:
-                raise CallError(node, _reason(error)) from None
-        return replies
+        ask = Question(dtype, measurements, anew)
+        hosts: dict[str, list[NodeName]] = {}
+        for node, address in self.addresses.items():
+            hosts.setdefault(address.rpartition(":")[0], []).append(node)
+        calls = [self._call(self._probe_host, nodes, ask) for nodes in hosts.values()]
+        answers = {node: answer for call in calls for node, answer in call.result().items()}
+        if measurements and (new := {node: answer.reply for node, answer in answers.items() if answer.is_new}):
+            with contextlib.suppress(OSError):
+                measurements.keep(dtype, new)
+        return {node: answers[node].reply for node in self.addresses}
 
     def load(self, assignments: Mapping[NodeName, pb.Assignment], on_progress: OnLoad) -> None:
         """Load every shard, all nodes at once.
@@ -93,6 +100,20 @@ class Callers:
         calls = [self._call(self._stubs[node].Status, pb.StatusRequest(), timeout=2.0) for node in nodes]
         return [call.result() for call in calls if _error(call) is None]
 
+    def _probe_host(self, nodes: Sequence[NodeName], ask: Question) -> dict[NodeName, Answer]:
+        # One after the other: workers of one machine would measure each other.
+        return {node: self._probe_node(node, ask) for node in nodes}
+
+    def _probe_node(self, node: NodeName, ask: Question) -> Answer:
+        peers = [pb.Peer(node=other, address=address) for other, address in self.addresses.items() if other != node]
+        kept = ask.kept(node)
+        request = pb.ProbeRequest(dtype=ask.dtype, peers=peers, known=kept.reply.fingerprint if kept else "")
+        try:
+            reply = self._stubs[node].Probe(request, timeout=_PROBE_SECONDS, wait_for_ready=True)
+        except grpc.RpcError as error:
+            raise CallError(node, _reason(error)) from None
+        return Answer(refreshed(kept.reply, reply), False) if kept and reply.unchanged else Answer(reply, True)
+
     def _call(self, function: Callable[..., Any], *given: Any, **options: Any) -> Future[Any]:
         try:
             return self._pool.submit(function, *given, **options)
@@ -113,14 +134,7 @@ class Callers:
 
 def fleet_of(replies: Mapping[NodeName, pb.ProbeReply], engine: NodeName) -> Fleet:
     """The fleet as its workers measured it."""
-    nodes = tuple(
-        Node(
-            name,
-            (_device(reply),),
-            reply.disk_bandwidth,
-        )
-        for name, reply in replies.items()
-    )
+    nodes = tuple(_node(name, reply) for name, reply in replies.items())
     links = {
         (name, NodeName(link.node)): Link(link.latency, link.bandwidth)
         for name, reply in replies.items()
@@ -129,9 +143,36 @@ def fleet_of(replies: Mapping[NodeName, pb.ProbeReply], engine: NodeName) -> Fle
     return Fleet(nodes, engine, Link(1e-3, 1.25e8), links, name="as measured")
 
 
+def _node(name: NodeName, reply: pb.ProbeReply) -> Node:
+    return Node(
+        name,
+        (_device(reply),),
+        _rounded(reply.disk_bandwidth),
+        disk_random=_rounded(reply.disk_random),
+        cores=reply.cores,
+        swap=reply.swap_total,
+        swap_free=reply.swap_free,
+    )
+
+
 def _device(reply: pb.ProbeReply) -> Device:
     kind: Literal["cpu", "cuda"] = "cuda" if reply.device == "cuda" else "cpu"
-    return Device(kind, reply.flops, reply.memory_bandwidth, reply.memory_free, reply.device_name)
+    return Device(
+        kind,
+        _rounded(reply.flops),
+        _rounded(reply.memory_bandwidth),
+        reply.memory_free,
+        reply.device_name,
+        {one.format: FormatSpeed(_rounded(one.flops), _rounded(one.bandwidth)) for one in reply.formats},
+        _rounded(reply.layer_overhead),
+        reply.memory_total,
+        _rounded(reply.copy_bandwidth),
+    )
+
+
+def _rounded(measured: float) -> float:
+    """What can be told of a measurement: a file of more digits would be no truer, and harder to read."""
+    return float(f"{measured:.4g}")
 
 
 def _error(call: Future[Any]) -> BaseException | None:

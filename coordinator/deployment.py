@@ -113,7 +113,7 @@ class Deployment:
 
     def _measure(self, callers: Callers) -> Fleet:
         try:
-            replies = callers.probe(self._serving.goal.dtype)
+            replies = callers.probe(self._serving.goal.dtype, self._serving.measurements)
         except CallError as error:
             raise DeploymentError(str(error)) from None
         engine = NodeName(self._serving.engine or next(iter(replies)))

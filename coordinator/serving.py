@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from potluck.coordinator.measurements import Measurements
 from potluck.models.spec import ModelSpec
 from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.goal import Goal
@@ -37,6 +38,7 @@ class Serving:
         goal: what the planner plans for.
         fleet: the described fleet of an emulation; None to measure the workers' nodes.
         engine: node where requests arrive when the fleet is measured.
+        measurements: what nodes measured before is kept there; None to measure them every time.
         plan: a plan made by hand; None to solve for one.
         links: emulated links from the engine's node, by target.
         max_rows: most packed rows of a step.
@@ -49,6 +51,7 @@ class Serving:
     context: int
     fleet: Fleet | None = None
     engine: str = ""
+    measurements: Measurements | None = None
     plan: Plan | None = None
     links: Mapping[str, Shape] = field(default_factory=dict)
     max_rows: int = 256

@@ -21,6 +21,7 @@ from potluck.models.costs import Pass, bytes_moved
 from potluck.models.open import read_spec
 from potluck.models.source import ModelPath
 from potluck.models.spec import ModelSpec
+from potluck.worker.capacity import default_threads
 from potluck.worker.emulation import Slowness
 from potluck.worker.lone_shard import LoneShard, prompt_of, whole_model
 from potluck.worker.probe import measure_memory_bandwidth
@@ -70,7 +71,7 @@ def bench(found: ModelPath, wish: Wish, cache: Path, threads: int, rounds: int) 
     goal = goal_of(spec, found.name, wish)
     if threads > (most := 2 * (psutil.cpu_count() or 1)):
         raise ValueError(f"--threads {threads} is more than twice the processors of this machine; take at most {most}")
-    threads = threads or psutil.cpu_count(logical=False) or 1
+    threads = threads or default_threads()
     torch.set_num_threads(threads)
     packed.set_threads(threads)
     bandwidth = measure_memory_bandwidth(Slowness(1.0))

@@ -12,13 +12,13 @@ from rich.table import Table
 from potluck.deploy.catalogue_tables import catalogue_report, kinds_table, machines_table
 from potluck.deploy.console import OUT, show
 from potluck.deploy.fleet_files import read_catalogue, read_fleet
-from potluck.deploy.machine import native_dtype
 from potluck.deploy.measured import measured_fleet
 from potluck.deploy.prepare import Where
 from potluck.deploy.tables import bytes_text, links_table, nodes_table
 from potluck.models.shipped import shipped_models
 from potluck.models.source import known_models
 from potluck.planner.fleet_file import fleet_to_data
+from potluck.worker.hardware import native_dtype
 from potluck.worker.shard_cache import CachedShards, cached_shards, remove
 
 

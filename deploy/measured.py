@@ -1,51 +1,46 @@
-"""The fleet as its workers measured it, kept in the cache for as long as the hardware is the same."""
+"""The fleet as its workers measured it, now or, for as long as their hardware is the same, before."""
 
 from __future__ import annotations
 
 import secrets
-import time
 from dataclasses import dataclass
-from pathlib import Path
-
-import orjson
 
 from potluck.coordinator.calls import Callers, fleet_of
+from potluck.coordinator.measurements import Kept, Measurements, refreshed
 from potluck.deploy.console import ERR
-from potluck.deploy.machine import hardware_fingerprint
-from potluck.deploy.prepare import Where, fabric_of
+from potluck.deploy.prepare import Where, fabric_of, measurements_in
 from potluck.planner.fleet import Fleet, NodeName
-from potluck.planner.fleet_file import fleet_from_data, fleet_to_data
-
-_FILE = "measured.json"
+from potluck.proto import cluster_pb2 as pb
+from potluck.worker.capacity import host_memory_free, host_memory_total, swap_space, usable_cores
+from potluck.worker.hardware import node_fingerprint
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A measured fleet, and how many seconds ago that was: 0 for just now."""
+    """A measured fleet, and how many seconds ago the first of its nodes was: 0 for just now."""
 
     fleet: Fleet
     age: float
 
 
 def measured_fleet(where: Where, dtype: str, anew: bool = False) -> Measured:
-    """What the nodes measure of themselves and their links; of this machine alone, what an earlier command measured.
+    """What the nodes measure of themselves and their links; of hardware that was measured before, what is kept.
 
-    Of a Ray cluster nothing is kept: what its machines are made of is not known before their workers run.
+    This machine alone is not even asked: what changes of it is known here.
 
     Raises:
         FabricError, CallError: one line each.
     """
-    fingerprint = "" if where.address else f"{hardware_fingerprint()}|{dtype}|threads {where.threads}"
-    known = None if anew or not fingerprint else _known(where.cache, fingerprint)
-    if known:
-        return known
-    fleet = _measure(where, dtype)
-    if fingerprint:
-        _keep(where.cache, fingerprint, fleet)
-    return Measured(fleet, 0.0)
+    measurements = measurements_in(where.cache)
+    fingerprint = node_fingerprint("auto", where.threads)
+    known = None if anew or where.address else measurements.of_hardware(fingerprint, dtype)
+    # How much of a GPU is free only its driver says, which a worker asks.
+    if known and known.reply.device == "cpu":
+        return Measured(fleet_of({known.node: _as_it_is_now(known)}, known.node), known.age)
+    return _measure(where, dtype, measurements, anew)
 
 
-def _measure(where: Where, dtype: str) -> Fleet:
+def _measure(where: Where, dtype: str, measurements: Measurements, anew: bool) -> Measured:
     """Start a worker on every node, let it measure, and stop it again."""
     fabric, token = fabric_of(where, None), secrets.token_hex(32)
     try:
@@ -53,28 +48,23 @@ def _measure(where: Where, dtype: str) -> Fleet:
             callers = Callers(fabric.start(token), token)
         try:
             with ERR.status("measuring nodes and links"):
-                replies = callers.probe(dtype)
+                replies = callers.probe(dtype, measurements, anew)
         finally:
             callers.close()
     finally:
         fabric.stop()
-    return fleet_of(replies, NodeName(next(iter(replies))))
+    return Measured(fleet_of(replies, NodeName(next(iter(replies)))), measurements.age(replies, dtype))
 
 
-def _known(cache: Path, fingerprint: str) -> Measured | None:
-    """What was measured before; nothing where the file is gone, damaged, or of other hardware."""
-    try:
-        kept = orjson.loads((cache / _FILE).read_bytes())
-        if kept["fingerprint"] != fingerprint:
-            return None
-        return Measured(fleet_from_data(kept["fleet"]), max(0.0, time.time() - float(kept["measured_at"])))
-    except (OSError, KeyError, TypeError, ValueError):
-        return None
-
-
-def _keep(cache: Path, fingerprint: str, fleet: Fleet) -> None:
-    kept = {"fingerprint": fingerprint, "measured_at": time.time(), "fleet": fleet_to_data(fleet)}
-    cache.mkdir(parents=True, exist_ok=True)
-    draft = cache / f"{_FILE}.{secrets.token_hex(4)}"
-    draft.write_bytes(orjson.dumps(kept, option=orjson.OPT_INDENT_2))
-    draft.replace(cache / _FILE)
+def _as_it_is_now(known: Kept) -> pb.ProbeReply:
+    swap = swap_space()
+    present = pb.ProbeReply(
+        device=known.reply.device,
+        device_name=known.reply.device_name,
+        memory_free=host_memory_free(),
+        memory_total=host_memory_total(),
+        swap_total=swap.total,
+        swap_free=swap.free,
+        cores=usable_cores(),
+    )
+    return refreshed(known.reply, present)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from potluck.coordinator.deployment import ModelFiles, Serving
 from potluck.coordinator.fabric import Fabric, LocalFabric, WorkerLaunch
+from potluck.coordinator.measurements import Measurements
 from potluck.coordinator.ray_fabric import RayFabric
 from potluck.deploy.emulate import Emulation, emulate, time_scale
 from potluck.deploy.fleet_files import read_fleet
@@ -127,13 +128,18 @@ def prepare(found: ModelPath, where: Where, wish: Wish, plan_file: Path | None) 
     plan = read_plan(plan_file, files.spec) if plan_file else None
     check_wish(files.spec, wish, plan)
     emulated = emulated_fleet(where.fleet, where.cache) if where.fleet else None
-    serving = _serving(goal, context, emulated, wish)
+    serving = replace(_serving(goal, context, emulated, wish), measurements=measurements_in(where.cache))
     if plan:
         serving = replace(serving, plan=plan, goal=replace(goal, dtype=plan.dtype, kv_tokens=plan.kv_tokens))
     if emulated:
         validate(plan or solve(emulated.fleet, files.spec, goal), emulated.fleet, files.spec)
     fabric = fabric_of(where, emulated)
     return Prepared(found.name, found.path, where.cache, files, serving, fabric, emulated.scale if emulated else 1.0)
+
+
+def measurements_in(cache: Path) -> Measurements:
+    """What nodes measured of themselves, as the cache keeps it."""
+    return Measurements(cache / "measured.json")
 
 
 def fabric_of(where: Where, emulated: EmulatedFleet | None) -> Fabric:

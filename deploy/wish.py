@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from potluck.coordinator.serving import Wire
-from potluck.deploy.machine import can_multiply_quantized, native_dtype
+from potluck.deploy.machine import can_multiply_quantized
 from potluck.models.quantize import with_quantization
 from potluck.models.spec import ModelSpec
 from potluck.planner.fleet import NodeName
@@ -17,6 +17,7 @@ from potluck.planner.plan import Plan
 from potluck.planner.plan_file import plan_from_data
 from potluck.planner.validate import PlanError
 from potluck.planner.yaml_text import read_yaml
+from potluck.worker.hardware import native_dtype
 
 _CONTEXT = 8192
 _KV_TOKENS = 16384

@@ -29,15 +29,19 @@ class HelloReply(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., epochs: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., data_port: _Optional[int] = ...) -> None: ...
 
 class ProbeRequest(_message.Message):
-    __slots__ = ("dtype", "peers")
+    __slots__ = ("dtype", "peers", "formats", "known")
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
+    FORMATS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
     dtype: str
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
-    def __init__(self, dtype: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ...) -> None: ...
+    formats: _containers.RepeatedScalarFieldContainer[str]
+    known: str
+    def __init__(self, dtype: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., formats: _Optional[_Iterable[str]] = ..., known: _Optional[str] = ...) -> None: ...
 
 class ProbeReply(_message.Message):
-    __slots__ = ("device", "device_name", "flops", "memory_bandwidth", "memory_free", "memory_total", "disk_bandwidth", "links", "native_dtype")
+    __slots__ = ("device", "device_name", "flops", "memory_bandwidth", "memory_free", "memory_total", "disk_bandwidth", "links", "native_dtype", "formats", "layer_overhead", "swap_total", "swap_free", "cores", "disk_random", "copy_bandwidth", "fingerprint", "unchanged", "seconds")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_NAME_FIELD_NUMBER: _ClassVar[int]
     FLOPS_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +51,16 @@ class ProbeReply(_message.Message):
     DISK_BANDWIDTH_FIELD_NUMBER: _ClassVar[int]
     LINKS_FIELD_NUMBER: _ClassVar[int]
     NATIVE_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    FORMATS_FIELD_NUMBER: _ClassVar[int]
+    LAYER_OVERHEAD_FIELD_NUMBER: _ClassVar[int]
+    SWAP_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    SWAP_FREE_FIELD_NUMBER: _ClassVar[int]
+    CORES_FIELD_NUMBER: _ClassVar[int]
+    DISK_RANDOM_FIELD_NUMBER: _ClassVar[int]
+    COPY_BANDWIDTH_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
     device: str
     device_name: str
     flops: float
@@ -56,7 +70,27 @@ class ProbeReply(_message.Message):
     disk_bandwidth: float
     links: _containers.RepeatedCompositeFieldContainer[LinkReport]
     native_dtype: str
-    def __init__(self, device: _Optional[str] = ..., device_name: _Optional[str] = ..., flops: _Optional[float] = ..., memory_bandwidth: _Optional[float] = ..., memory_free: _Optional[int] = ..., memory_total: _Optional[int] = ..., disk_bandwidth: _Optional[float] = ..., links: _Optional[_Iterable[_Union[LinkReport, _Mapping]]] = ..., native_dtype: _Optional[str] = ...) -> None: ...
+    formats: _containers.RepeatedCompositeFieldContainer[FormatSpeed]
+    layer_overhead: float
+    swap_total: int
+    swap_free: int
+    cores: float
+    disk_random: float
+    copy_bandwidth: float
+    fingerprint: str
+    unchanged: bool
+    seconds: float
+    def __init__(self, device: _Optional[str] = ..., device_name: _Optional[str] = ..., flops: _Optional[float] = ..., memory_bandwidth: _Optional[float] = ..., memory_free: _Optional[int] = ..., memory_total: _Optional[int] = ..., disk_bandwidth: _Optional[float] = ..., links: _Optional[_Iterable[_Union[LinkReport, _Mapping]]] = ..., native_dtype: _Optional[str] = ..., formats: _Optional[_Iterable[_Union[FormatSpeed, _Mapping]]] = ..., layer_overhead: _Optional[float] = ..., swap_total: _Optional[int] = ..., swap_free: _Optional[int] = ..., cores: _Optional[float] = ..., disk_random: _Optional[float] = ..., copy_bandwidth: _Optional[float] = ..., fingerprint: _Optional[str] = ..., unchanged: _Optional[bool] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class FormatSpeed(_message.Message):
+    __slots__ = ("format", "flops", "bandwidth")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    FLOPS_FIELD_NUMBER: _ClassVar[int]
+    BANDWIDTH_FIELD_NUMBER: _ClassVar[int]
+    format: str
+    flops: float
+    bandwidth: float
+    def __init__(self, format: _Optional[str] = ..., flops: _Optional[float] = ..., bandwidth: _Optional[float] = ...) -> None: ...
 
 class LinkReport(_message.Message):
     __slots__ = ("node", "latency", "bandwidth")

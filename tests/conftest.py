@@ -116,6 +116,12 @@ def grouped_models():
 
 
 @pytest.fixture(scope="session")
+def probed_workers():
+    """Workers that answer Probe at once (tests/probed_workers.py)."""
+    return _beside("probed_workers")
+
+
+@pytest.fixture(scope="session")
 def gguf_oracle():
     """gguf_oracle(path) -> the transformers model of a GGUF file, in float32."""
     return functools.cache(_beside("gguf_oracle").load_oracle)

@@ -25,6 +25,7 @@ from potluck.proto.link import LinkTarget
 from potluck.proto.stream import StreamRole
 from potluck.worker import probe
 from potluck.worker.assignment import Share, read_assignment, read_dtype, wire_dtype
+from potluck.worker.capacity import default_threads
 from potluck.worker.device import choose_device
 from potluck.worker.emulation import Emulation, Slowness
 from potluck.worker.epochs import Epoch, Epochs, Ways
@@ -32,16 +33,16 @@ from potluck.worker.executor import Executor
 from potluck.worker.fetch import Holder
 from potluck.worker.group import Group, SumTotals
 from potluck.worker.group_assignment import agreement_with
+from potluck.worker.hardware import node_fingerprint
 from potluck.worker.loading import Loader
 from potluck.worker.members import Members
 from potluck.worker.packing import WeightError
+from potluck.worker.probe import Subject
 from potluck.worker.shard import Shard
 from potluck.worker.shard_manifest import ShardFileError
 from potluck.worker.windows import GpuOptions
 
 _ALLOWANCE = 768 << 20  # buffers, thread stacks and allocator slack on top of an emulated node's budget
-# Hundreds of megabytes that every installation has.
-_LARGE_FILE = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
 _LOG = logging.getLogger("potluck.worker")
 
 
@@ -79,13 +80,14 @@ class Node:
         self._device = choose_device(config.device)
         # More than that only wait for each other.
         most = 2 * (psutil.cpu_count() or 1)
-        self._threads = min(config.threads, most) or psutil.cpu_count(logical=False) or 1
+        self._threads = min(config.threads, most) or default_threads()
         torch.set_num_threads(self._threads)
         packed.set_threads(self._threads)
         self.epochs = Epochs()
         self.holder = Holder(open_checkpoint)
         self._config = config
         self._slowness = Slowness(config.emulation.slow_down)
+        self._probing = threading.Lock()
         self._sums = SumTotals()
         self.executor = Executor(config.name, self._slowness)
         self._loader = Loader(config.cache, config.token, self.holder, config.emulation.disk)
@@ -102,17 +104,18 @@ class Node:
         """
         dtype = read_dtype(request.dtype or "float32")
         links = [probe.measure_link(peer, self._config.token, self._config.emulation) for peer in request.peers]
-        return pb.ProbeReply(
-            device=self._device.type,
-            device_name=probe.device_name(self._device, self._threads),
-            flops=probe.measure_flops(dtype, self._slowness, self._device),
-            memory_bandwidth=probe.measure_memory_bandwidth(self._slowness, self._device),
-            memory_free=probe.free_memory(self._config.memory, self._device),
-            memory_total=probe.total_memory(self._device),
-            disk_bandwidth=self._config.emulation.disk or probe.measure_disk(_LARGE_FILE),
-            links=[link for link in links if link is not None],
-            native_dtype=probe.native_dtype(self._device),
-        )
+        # Two at a time would measure each other.
+        with self._probing:
+            reply = probe.measure_node(self._subject, request, dtype)
+        reply.links.extend(link for link in links if link is not None)
+        return reply
+
+    @property
+    def _subject(self) -> Subject:
+        config = self._config
+        emulated = "" if config.emulation == Emulation() else repr(config.emulation)
+        fingerprint = node_fingerprint(config.device, config.threads, emulated)
+        return Subject(self._device, self._threads, config.cache, config.memory, fingerprint, config.emulation)
 
     def load(self, assignment: pb.Assignment) -> Iterator[pb.LoadProgress]:
         """Load an assignment's shard; progress as it goes, the last message says ready.

@@ -1,82 +1,132 @@
-"""Measures this node: matrix products and memory of what it computes on, disk, and the links to other workers."""
+"""Measures this node: products of every weight format, software per layer, memory, disk; and the links to others.
+
+What changes by the minute (free memory, swap) is told anew whenever somebody asks, what the hardware decides only to
+who does not know it yet: a reply carries the fingerprint of what was measured, a request one that its sender knows.
+"""
 
 from __future__ import annotations
 
-import os
-import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-import psutil
 import torch
 
-from potluck.kernels.linear import Linear
-from potluck.kernels.packed import PackedLinear, PackedMatrix, has_vectors
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.channel import PROTOCOL, open_channel, worker_stub
-from potluck.worker.device import CPU, device_memory, wait_for
+from potluck.worker.capacity import host_memory_free, host_memory_total, swap_space, usable_cores
+from potluck.worker.device import CPU, device_memory
+from potluck.worker.disk_speed import DiskSpeed, measure_disk
 from potluck.worker.emulation import Emulation, Slowness
-from potluck.worker.residence import Product
+from potluck.worker.hardware import native_dtype
+from potluck.worker.kernel_speed import KernelBench, filled_pool, formats_here, in_turn, plain_encoding, pool_size
+from potluck.worker.layer_overhead import measure_layer_overhead
 
-_SIZE = 512
-_DEVICE_SIZE = 4096  # smaller products do not fill a GPU
-_STREAMED = 256 << 20
-_MEASURE_SECONDS = 0.3
+_DEVICE_RESERVE = 0.1  # of a GPU's: activations, logits, what kernels and libraries load
+_SECONDS = 9.0  # for products; formats that are left over then are taken to be as fast as the compute type
 _TRANSFER = 1 << 20
 _PINGS = 12
-_RESERVE = 0.2  # of the free memory stays with the machine's other programs
-_DEVICE_RESERVE = 0.1  # of a GPU's: activations, logits, what kernels and libraries load
 
 
-def measure_flops(dtype: torch.dtype, slowness: Slowness, device: torch.device = CPU) -> float:
-    """Floating-point operations per second in matrix products of this type, as this (emulated) node does them."""
-    size = _SIZE if device.type == "cpu" else _DEVICE_SIZE
-    a = torch.randn(size, size, device=device).to(dtype)
-    best, until = float("inf"), time.perf_counter() + _MEASURE_SECONDS
-    while time.perf_counter() < until:
-        best = min(best, _seconds(lambda: torch.mm(a, a), slowness, device))
-    return 2.0 * size**3 / best
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The node that is measured.
+
+    Attributes:
+        cache: where its shard files lie.
+        memory: its budget in bytes, None for what is free.
+        fingerprint: of its hardware, and how it was told to compute.
+        emulation: the node that it imitates; the disk's speed is taken from it.
+    """
+
+    device: torch.device
+    threads: int
+    cache: Path
+    memory: int | None
+    fingerprint: str
+    emulation: Emulation
+
+
+def measure_node(subject: Subject, request: pb.ProbeRequest, dtype: torch.dtype) -> pb.ProbeReply:
+    """What the node has and does; without what the hardware decides where the request has its fingerprint."""
+    reply = _present(subject)
+    if request.known == subject.fingerprint:
+        reply.unchanged = True
+        return reply
+    begun = time.perf_counter()
+    _add_speeds(reply, subject, request)
+    _add_overheads(reply, subject, dtype)
+    reply.seconds = time.perf_counter() - begun
+    return reply
+
+
+def _present(subject: Subject) -> pb.ProbeReply:
+    """What it takes no time to ask for."""
+    swap = swap_space()
+    return pb.ProbeReply(
+        device=subject.device.type,
+        device_name=device_name(subject.device, subject.threads),
+        memory_free=free_memory(subject.memory, subject.device),
+        memory_total=total_memory(subject.device),
+        swap_total=swap.total,
+        swap_free=swap.free,
+        cores=usable_cores(),
+        native_dtype=device_dtype(subject.device),
+        fingerprint=subject.fingerprint,
+    )
+
+
+def _add_speeds(reply: pb.ProbeReply, subject: Subject, request: pb.ProbeRequest) -> None:
+    """Products in the compute type, and of the formats that are wanted and multiplied here."""
+    plain = plain_encoding(request.dtype or "float32")
+    wanted = [name for name in formats_here() if name in request.formats or not request.formats]
+    bench = kernel_bench(subject.device, Slowness(subject.emulation.slow_down), request.dtype == "weight-only")
+    until = time.perf_counter() + _SECONDS
+    speeds = in_turn([plain, *wanted], bench, lambda: time.perf_counter() > until)
+    compute = speeds.pop(plain)
+    reply.flops, reply.memory_bandwidth = compute.flops, compute.bandwidth
+    for name, speed in speeds.items():
+        reply.formats.add(format=name, flops=speed.flops, bandwidth=speed.bandwidth)
+
+
+def _add_overheads(reply: pb.ProbeReply, subject: Subject, dtype: torch.dtype) -> None:
+    """Software per layer, the disk, copies to a GPU."""
+    described = subject.emulation.disk
+    disk = DiskSpeed(described) if described else measure_disk(subject.cache)
+    reply.disk_bandwidth, reply.disk_random = disk
+    if subject.device.type == "cpu":
+        reply.layer_overhead = measure_layer_overhead(dtype)
+    else:
+        from potluck.worker.gpu.copy_speed import measure_copy_bandwidth
+
+        # Decode steps are replayed graphs there: what a layer costs beside its kernels has never been measured.
+        reply.copy_bandwidth = measure_copy_bandwidth(subject.device)
+
+
+def kernel_bench(device: torch.device, slowness: Slowness, exact: bool = False) -> KernelBench:
+    """What measures products on a device, with as much memory as may be taken for it."""
+    return KernelBench(slowness, filled_pool(pool_size(device, host_memory_free())), device, exact)
 
 
 def measure_memory_bandwidth(slowness: Slowness, device: torch.device = CPU) -> float:
-    """Bytes per second when a matrix larger than any cache is multiplied by one row, as a decode does."""
-    if device.type == "cpu" and has_vectors():
-        shape = (_STREAMED // 4 // 4096, 4096)
-        weights = PackedMatrix("F32", shape, torch.zeros(_STREAMED, dtype=torch.uint8))
-        product: Product = PackedLinear([weights])
-    else:
-        product = Linear(torch.zeros(_STREAMED // 4 // 4096, 4096, device=device))
-    row = torch.ones(1, 4096, device=device)
-    return _STREAMED / min(_seconds(lambda: product(row), slowness, device) for _ in range(3))
-
-
-def _seconds(operation: Callable[[], object], slowness: Slowness, device: torch.device) -> float:
-    begun = time.perf_counter()
-    with slowness.around():
-        operation()
-        wait_for(device)
-    return time.perf_counter() - begun
+    """Bytes per second when matrices of float32, more than any cache holds, are multiplied by one row."""
+    return in_turn(["F32"], kernel_bench(device, slowness), lambda: False)["F32"].bandwidth
 
 
 def free_memory(budget: int | None, device: torch.device = CPU) -> int:
-    """Bytes a worker may use: the budget, or most of what the GPU, or the machine and its control group, have free."""
+    """Bytes a worker may use: the budget, or most of what the GPU, or the machine and its control groups, have free."""
     if budget is not None:
         return budget
     if device.type == "cuda":
         return int(device_memory(device)[0] * (1.0 - _DEVICE_RESERVE))
-    free = psutil.virtual_memory().available
-    limit = _group_limit()
-    if limit is not None:
-        free = min(free, limit)
-    return int(free * (1.0 - _RESERVE))
+    return host_memory_free()
 
 
 def total_memory(device: torch.device) -> int:
     """Bytes that the device has in all."""
-    total: int = device_memory(device)[1] if device.type == "cuda" else psutil.virtual_memory().total
-    return total
+    return device_memory(device)[1] if device.type == "cuda" else host_memory_total()
 
 
 def device_name(device: torch.device, threads: int) -> str:
@@ -86,15 +136,9 @@ def device_name(device: torch.device, threads: int) -> str:
     return f"CPU, {threads} thread{'s' * (threads > 1)}"
 
 
-def native_dtype(device: torch.device = CPU) -> str:
+def device_dtype(device: torch.device = CPU) -> str:
     """The compute type that is quickest without loss that matters: bfloat16 where it is multiplied natively."""
-    if device.type == "cuda":
-        return "bfloat16"
-    if platform.machine() == "x86_64":
-        capable = _capability("avx512_bf16") or _capability("amx_bf16")
-    else:
-        capable = _capability("bf16")
-    return "bfloat16" if capable else "float32"
+    return "bfloat16" if device.type == "cuda" else native_dtype()
 
 
 def measure_link(peer: pb.Peer, token: str, emulation: Emulation) -> pb.LinkReport | None:
@@ -129,36 +173,3 @@ def _timed(call: object, times: int) -> Iterator[float]:
         begun = time.perf_counter()
         call()  # type: ignore[operator]
         yield time.perf_counter() - begun
-
-
-def measure_disk(path: Path) -> float:
-    """Bytes per second of reading this file's first part past the page cache; 0 where that cannot be measured."""
-    if not hasattr(os, "posix_fadvise") or not path.is_file():
-        return 0.0
-    size = min(path.stat().st_size, 64 << 20)
-    with path.open("rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_DONTNEED)
-        begun, left = time.perf_counter(), size
-        while left > 0 and (data := file.read(min(left, 4 << 20))):
-            left -= len(data)
-    return size / max(1e-6, time.perf_counter() - begun)
-
-
-def _capability(flag: str) -> bool:
-    try:
-        return f" {flag}" in Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        return False
-
-
-def _group_limit() -> int | None:
-    """Bytes left in this control group (v2, then v1); None without a limit."""
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            return max(0, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):
-            continue
-    return None

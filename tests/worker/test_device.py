@@ -69,7 +69,7 @@ def test_a_gpus_memory_and_name(gpu):
     assert probe.total_memory(GPU) == 24 * gpu
     assert probe.device_name(GPU, 8) == "RTX 3090"
     assert probe.device_name(CPU, 8) == "CPU, 8 threads"
-    assert probe.native_dtype(GPU) == "bfloat16"
+    assert probe.device_dtype(GPU) == "bfloat16"
 
 
 def test_a_plan_knows_the_device_that_was_measured():

@@ -1,0 +1,182 @@
+"""How fast this node multiplies matrices of one weight format: with one row as in decoding, with many as in prompts.
+
+The same products as a shard computes with (`residence.py`), over weights as they lie in mapped files: in small pages,
+and more of them than any cache holds.
+"""
+
+from __future__ import annotations
+
+import mmap
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, repeat
+from math import prod
+
+import torch
+
+from potluck.kernels import packed
+from potluck.models.costs import FormatSpeed
+from potluck.models.encodings import PACKED, packed_bytes, plain_bytes
+from potluck.worker.device import CPU
+from potluck.worker.emulation import Slowness
+from potluck.worker.residence import DeviceMemory, HostMemory, Product, Residence
+from potluck.worker.timing import Work, seconds, steady_median
+
+_PLAIN = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_PLAIN_OF = {"float32": "F32", "float16": "F16"}
+# Whatever it is taken for, a byte of this makes an ordinary number; zeros and denormal ones may be quicker or slower.
+_BYTE = 0x3C
+_ROUNDS = 3
+_SETTLE = 2  # products that are not counted: threads wake, memory for the result is had
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """Sizes of what is multiplied.
+
+    Attributes:
+        streamed: bytes of weights that are read in turn.
+        decode, prefill: (rows, columns) of a matrix.
+        rows: packed rows of a prompt's step.
+    """
+
+    streamed: int
+    decode: tuple[int, int]
+    prefill: tuple[int, int]
+    rows: int
+
+
+# A layer of 1B has matrices of about this size. On a GPU smaller ones would measure the launch of the kernel.
+_HOST = Shapes(256 << 20, (8192, 2048), (2048, 2048), 128)
+_GPU = Shapes(1 << 30, (16384, 8192), (8192, 8192), 512)
+
+
+@dataclass(frozen=True)
+class KernelBench:
+    """Measures formats one after the other over the same bytes.
+
+    Attributes:
+        exact: whether activations stay unrounded, as `weight-only` computes.
+        budget: seconds for each kind of product of a format in a round, once it is running.
+    """
+
+    slowness: Slowness
+    pool: torch.Tensor
+    device: torch.device = CPU
+    exact: bool = False
+    budget: float = 0.05
+
+    def speed(self, encoding: str) -> FormatSpeed:
+        """Operations per second with many rows, bytes per second with one.
+
+        Raises:
+            KeyError: there are no products of that encoding.
+        """
+        shapes = shapes_of(self.device)
+        return FormatSpeed(self._flops(encoding, shapes), self._bandwidth(encoding, shapes))
+
+    def _flops(self, encoding: str, shapes: Shapes) -> float:
+        x_TI = torch.ones(shapes.rows, shapes.prefill[1], device=self.device)
+        (product, *_) = self._products(encoding, shapes.prefill, 1)
+        # Alone it would take a slow node seconds.
+        product(x_TI[:_SETTLE])
+        flops = 2.0 * prod(shapes.prefill) * shapes.rows
+        work = Work(partial(product, x_TI), flops, _bytes(encoding, shapes.prefill, self.device))
+        return flops / steady_median((seconds(work, self.slowness, self.device) for _ in repeat(None)), self.budget)
+
+    def _bandwidth(self, encoding: str, shapes: Shapes) -> float:
+        nbytes = _bytes(encoding, shapes.decode, self.device)
+        x_TI = torch.ones(1, shapes.decode[1], device=self.device)
+        products = self._products(encoding, shapes.decode, max(1, len(self.pool) // self._stored(encoding, shapes)))
+        works = (Work(partial(product, x_TI), 2.0 * prod(shapes.decode), nbytes) for product in cycle(products))
+        for _ in range(_SETTLE):
+            seconds(next(works), self.slowness, self.device)
+        return nbytes / steady_median((seconds(work, self.slowness, self.device) for work in works), self.budget)
+
+    def _stored(self, encoding: str, shapes: Shapes) -> int:
+        return stored_bytes(encoding, shapes.decode, self.device)
+
+    def _products(self, encoding: str, shape: tuple[int, int], count: int) -> list[Product]:
+        step = -(-stored_bytes(encoding, shape, self.device) // mmap.PAGESIZE) * mmap.PAGESIZE
+        pieces = [self.pool[first : first + step] for first in range(0, count * step, step)]
+        whole = [piece for piece in pieces if len(piece) == step] or pieces[:1]
+        return [self._product(encoding, shape, piece) for piece in whole]
+
+    def _product(self, encoding: str, shape: tuple[int, int], stored: torch.Tensor) -> Product:
+        stored = stored[: stored_bytes(encoding, shape, self.device)]
+        residence: Residence = HostMemory(self.exact) if self.device.type == "cpu" else DeviceMemory(self.device)
+        if encoding in _PLAIN and not _is_packed(self.device):
+            weight_OI = residence.plain(stored.view(_PLAIN[encoding]).view(shape))
+            return residence.product([weight_OI], None, [None])
+        return residence.product([residence.quantized(encoding, shape, stored)], None, [None])
+
+
+def shapes_of(device: torch.device) -> Shapes:
+    """What is multiplied on a device."""
+    return _HOST if device.type == "cpu" else _GPU
+
+
+def plain_encoding(dtype: str) -> str:
+    """The format of weights that become numbers of the compute type; dtype as in `--dtype`."""
+    return _PLAIN_OF.get(dtype, "BF16")
+
+
+def formats_here() -> tuple[str, ...]:
+    """Weight formats that are multiplied as they are stored; packing them is the extension's."""
+    return tuple(PACKED) if packed.available() else ()
+
+
+def stored_bytes(encoding: str, shape: tuple[int, int], device: torch.device) -> int:
+    """Bytes of a matrix in a shard file for this device."""
+    if encoding in _PLAIN and not _is_packed(device):
+        return prod(shape) * _PLAIN[encoding].itemsize
+    return packed.packed_size(encoding, shape)
+
+
+def filled_pool(size: int) -> torch.Tensor:
+    """So many bytes (uint8), every page of them there: reading pages that nobody wrote reads a single one."""
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        # Pages of files are small; with large ones weights would be read quicker than a shard's are.
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8).fill_(_BYTE)
+
+
+def pool_size(device: torch.device, free: int) -> int:
+    """Bytes to measure with where so many are free: no more than a quarter, but a matrix of any format."""
+    shapes = shapes_of(device)
+    least = max(stored_bytes(encoding, shapes.decode, device) for encoding in ("F32", *formats_here()))
+    return max(least, min(shapes.streamed, free // 4)) + mmap.PAGESIZE
+
+
+def in_turn(encodings: Sequence[str], bench: KernelBench, is_over: Callable[[], bool]) -> dict[str, FormatSpeed]:
+    """Speeds of formats, of as many as there is time for.
+
+    Each is measured in several rounds, so that what slows the machine down for a second does not slow one format down.
+    """
+    found: dict[str, list[FormatSpeed]] = {}
+    for _ in range(_ROUNDS):
+        for encoding in encodings:
+            if is_over():
+                break
+            found.setdefault(encoding, []).append(bench.speed(encoding))
+    return {encoding: _middle(speeds) for encoding, speeds in found.items()}
+
+
+def _middle(speeds: Sequence[FormatSpeed]) -> FormatSpeed:
+    flops = statistics.median(speed.flops for speed in speeds)
+    return FormatSpeed(flops, statistics.median(speed.bandwidth for speed in speeds))
+
+
+def _bytes(encoding: str, shape: tuple[int, int], device: torch.device) -> int:
+    """Bytes where it is computed with, as plans reckon."""
+    on_gpu = device.type == "cuda"
+    if encoding in _PLAIN:
+        return plain_bytes(shape, _PLAIN[encoding].itemsize, on_gpu)
+    return packed_bytes(encoding, shape, on_gpu)
+
+
+def _is_packed(device: torch.device) -> bool:
+    return device.type == "cpu" and packed.has_vectors()

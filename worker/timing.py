@@ -1,0 +1,57 @@
+"""Seconds that an operation takes here, as this (emulated) node does it, and what to make of several of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+
+from potluck.worker.device import wait_for
+from potluck.worker.emulation import Slowness
+
+_LEAST = 5
+_STEADY = 0.05  # of the median: how far apart the quarters of the samples may be
+
+
+class Work(NamedTuple):
+    """An operation, and what it costs: floating-point operations, bytes of weights read."""
+
+    operation: Callable[[], object]
+    flops: float
+    nbytes: float
+
+
+def seconds(work: Work, slowness: Slowness, device: torch.device) -> float:
+    """Seconds of one execution, begun on an idle device and waited for."""
+    wait_for(device)
+    begun = time.perf_counter()
+    with slowness.around():
+        work.operation()
+        wait_for(device)
+    return time.perf_counter() - begun
+
+
+def steady_median(samples: Iterable[float], budget: float) -> float:
+    """The median of samples, of which more are taken while they differ, for at most `budget` seconds together.
+
+    Other programs make some samples longer, so that a mean would be of them, and the least of what seldom happens.
+
+    Raises:
+        StatisticsError: there is none.
+    """
+    taken: list[float] = []
+    for sample in samples:
+        taken.append(sample)
+        if sum(taken) >= budget or _is_steady(taken):
+            break
+    return statistics.median(taken)
+
+
+def _is_steady(taken: list[float]) -> bool:
+    if len(taken) < _LEAST:
+        return False
+    first, middle, last = statistics.quantiles(taken, n=4)
+    return last - first <= _STEADY * middle
