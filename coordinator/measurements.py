@@ -22,6 +22,8 @@ from potluck.proto import cluster_pb2 as pb
 
 _VERSION = 1
 _MOST_SECONDS = 30 * 24 * 3600.0
+# Products of these are the same: `quantized` keeps other weights as bfloat16 does.
+_SAME = {"quantized": "bfloat16"}
 _PRESENT = ("device", "device_name", "memory_free", "memory_total", "swap_total", "swap_free", "cores", "links")
 
 
@@ -63,17 +65,18 @@ class Measurements:
 
     def known(self, node: NodeName, dtype: str) -> Kept | None:
         """What this node measured for a compute type."""
-        return next((one for one in self._all() if (one.node, one.dtype) == (node, dtype)), None)
+        wanted = node, _SAME.get(dtype, dtype)
+        return next((one for one in self._all() if (one.node, one.dtype) == wanted), None)
 
     def of_hardware(self, fingerprint: str, dtype: str) -> Kept | None:
         """What a node with this fingerprint measured."""
-        found = (one for one in self._all() if (one.reply.fingerprint, one.dtype) == (fingerprint, dtype))
-        return next(found, None)
+        wanted = fingerprint, _SAME.get(dtype, dtype)
+        return next((one for one in self._all() if (one.reply.fingerprint, one.dtype) == wanted), None)
 
     def age(self, nodes: Iterable[NodeName], dtype: str) -> float:
         """Seconds since the first of these nodes was measured; 0 where none is kept."""
-        wanted = set(nodes)
-        return max((one.age for one in self._all() if one.node in wanted and one.dtype == dtype), default=0.0)
+        wanted = {(node, _SAME.get(dtype, dtype)) for node in nodes}
+        return max((one.age for one in self._all() if (one.node, one.dtype) in wanted), default=0.0)
 
     def keep(self, dtype: str, replies: Mapping[NodeName, pb.ProbeReply]) -> None:
         """Keep what was measured just now.
@@ -81,8 +84,9 @@ class Measurements:
         Raises:
             OSError: the file cannot be written.
         """
-        entries = [one for one in self._all() if one.dtype != dtype or one.node not in replies]
-        self._write([*entries, *(Kept(node, dtype, reply, 0.0) for node, reply in replies.items())])
+        new = [Kept(node, _SAME.get(dtype, dtype), reply, 0.0) for node, reply in replies.items()]
+        replaced = {(one.node, one.dtype) for one in new}
+        self._write([*(one for one in self._all() if (one.node, one.dtype) not in replaced), *new])
 
     def forget(self, *nodes: NodeName) -> None:
         """Have these nodes measured anew when they are asked next, because a run showed that they are not as fast as

@@ -13,8 +13,9 @@ from potluck.deploy.catalogue_tables import catalogue_report, kinds_table, machi
 from potluck.deploy.console import OUT, show
 from potluck.deploy.fleet_files import read_catalogue, read_fleet
 from potluck.deploy.measured import measured_fleet
+from potluck.deploy.node_tables import node_tables
 from potluck.deploy.prepare import Where
-from potluck.deploy.tables import bytes_text, links_table, nodes_table
+from potluck.deploy.tables import bytes_text, links_table
 from potluck.models.shipped import shipped_models
 from potluck.models.source import known_models
 from potluck.planner.fleet_file import fleet_to_data
@@ -33,7 +34,7 @@ def show_nodes(where: Where, as_json: bool, anew: bool = False) -> None:
     else:
         measured = measured_fleet(where, native_dtype(), anew)
         fleet, note = measured.fleet, _when(measured.age)
-    tables = [nodes_table(fleet, note), *([links_table(fleet)] if len(fleet.nodes) > 1 else [])]
+    tables = [*node_tables(fleet, note), *([links_table(fleet)] if len(fleet.nodes) > 1 else [])]
     show(Group(*tables), fleet_to_data(fleet), as_json)
 
 

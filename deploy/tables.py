@@ -86,26 +86,6 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
-def nodes_table(fleet: Fleet, note: str = "") -> Table:
-    """Every node with its measured or described speeds; `note` stands below."""
-    table = Table(box=box.SIMPLE_HEAD, title=f"fleet: {fleet.name}", title_justify="left", title_style="bold")
-    for heading in ("node", "device", "speed", "memory bandwidth", "memory", "disk", "has the model's file"):
-        table.add_column(heading)
-    for node in fleet.nodes:
-        device = node.device
-        table.add_row(
-            node.name + (" *" if node.name == fleet.engine else ""),
-            device.name or device.kind,
-            speed_text(device.flops),
-            rate_text(device.memory_bandwidth),
-            bytes_text(device.memory),
-            rate_text(node.disk_bandwidth) if node.disk_bandwidth else "unknown",
-            "yes" if node.checkpoint else "no, fetches",
-        )
-    table.caption, table.caption_justify = f"* requests arrive here{note}", "left"
-    return table
-
-
 def links_table(fleet: Fleet) -> Table:
     """Latency and bandwidth between every two nodes, one direction a row."""
     table = Table(box=box.SIMPLE_HEAD, title="links", title_justify="left", title_style="bold")

@@ -95,6 +95,15 @@ def test_what_cannot_be_kept_is_told_all_the_same(probed_workers, tmp_path):
     assert asked(probed_workers, [probed_workers.ProbedWorker("a")], nowhere)["a"].flops == 1e9
 
 
+def test_quantized_is_measured_with_bfloat16_and_weight_only_is_not(probed_workers, kept):
+    worker = probed_workers.ProbedWorker("a")
+    for dtype in ("quantized", "bfloat16", "quantized"):
+        assert asked(probed_workers, [worker], kept, dtype)["a"].flops == 1e9
+    assert kept.of_hardware("a machine", "quantized").node == "a" and kept.age(["a"], "quantized") > 0
+    assert asked(probed_workers, [worker], kept, "weight-only")["a"].flops == 2e9
+    assert kept.known("a", "bfloat16").reply.flops == 1e9
+
+
 def test_the_age_is_that_of_the_oldest(probed_workers, kept):
     workers = [probed_workers.ProbedWorker(name) for name in "ab"]
     asked(probed_workers, workers, kept)

@@ -85,7 +85,9 @@ def test_links_are_as_slow_as_described(processes, served, tmp_path):
             taken = time.monotonic() - begun
         payload = 60 * served.spec.hidden * 4
         assert 0.05 + payload / 100_000 <= taken
-        link = first.stub.Probe(pb.ProbeRequest(peers=[pb.Peer(node="b", address=second.address)]), timeout=60)
+        link = first.stub.Probe(
+            pb.ProbeRequest(formats=["Q4_0"], peers=[pb.Peer(node="b", address=second.address)]), timeout=60
+        )
         assert link.links[0].latency >= 0.05
         assert link.links[0].bandwidth <= 100_000
 
@@ -99,7 +101,7 @@ def test_a_share_beyond_the_budget_is_refused_with_numbers(processes, served, tm
         # The epoch that is held counts.
         code, detail = processes.refusal(lambda: worker.load(served.whole(2, worker, kv_blocks=2300)))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED, detail
-        assert worker.stub.Probe(pb.ProbeRequest(), timeout=60).memory_free == 20 << 20
+        assert worker.stub.Probe(pb.ProbeRequest(formats=["Q4_0"]), timeout=60).memory_free == 20 << 20
         with processes.client(1, worker) as client:
             assert len(client.generate(PROMPT, 3)) == 3
 
