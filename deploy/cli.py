@@ -194,7 +194,8 @@ def nodes(
 ) -> None:
     """Show the machines of a fleet and the links between them: as described, or as measured.
 
-    What this machine measured of itself is kept until its hardware changes; `cluster profile` measures anew.
+    What nodes measured of themselves is kept until their hardware changes, 30 days at most; free memory is read anew
+    each time. `cluster profile` measures anew.
     """
     from potluck.deploy.looking import show_nodes
     from potluck.deploy.prepare import Where
