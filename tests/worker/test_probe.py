@@ -168,11 +168,12 @@ def test_what_a_step_takes_beside_layers_is_not_the_layers(monkeypatch):
     run = Shard.run
 
     def slower(self, stage, step, x_TD):
-        time.sleep(5e-3)
+        time.sleep(50e-3)
         return run(self, stage, step, x_TD)
 
+    monkeypatch.setattr(layer_overhead, "_WARM", 1)
     monkeypatch.setattr(Shard, "run", slower)
-    assert measure_layer_overhead(torch.float32) < 1e-3
+    assert measure_layer_overhead(torch.float32) < 2e-3
 
 
 def test_copies_are_bytes_over_seconds(monkeypatch):
