@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from potluck.proto.frames import Frame, pack_parts
 from potluck.proto.link import CAPACITY, LinkError, Tally
-from potluck.proto.shaper import DelayLine, Shape, wait_until
+from potluck.proto.shaper import DelayLine, Shape, sleep_precisely, wait_until
 from potluck.proto.tcp import PREFIX
 
 _LOOK_SECONDS = 0.1  # how often a sender held up by a full queue looks whether the socket still stands
@@ -104,6 +104,8 @@ class Outbox:
         return _after(buffers, sent)
 
     def _work(self, sock: socket.socket) -> None:
+        if self._shaped:
+            sleep_precisely()
         while (item := self._queue.get()) is not None:
             begun = time.monotonic()
             wait_until(item.due)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from dataclasses import dataclass
+
+_TIMER_SLACK, _NANOSECOND = 29, 1  # PR_SET_TIMERSLACK of linux/prctl.h, and its argument
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,13 @@ class DelayLine:
         start = max(now, self._free_at)
         self._free_at = start + (size / self._shape.bandwidth if self._shape.bandwidth else 0.0)
         return self._free_at + self._shape.latency
+
+
+def sleep_precisely() -> None:
+    """From now on sleeps of this thread, and of those it starts, overshoot by some 10 us instead of 60 (Linux): a fifth
+    of a wired link's latency."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_TIMER_SLACK, _NANOSECOND, 0, 0, 0)
 
 
 def wait_until(due: float) -> None:

@@ -164,7 +164,7 @@ def calibrated(tmp_path_factory):
     from potluck.deploy.machine import measure_machine
 
     known = tmp_path_factory.mktemp("calibrated")
-    measure_machine(known)
+    measure_machine(known, "float32")
 
     def put(folder):
         shutil.copytree(known, folder, dirs_exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import queue
@@ -25,15 +26,18 @@ from potluck.proto.link import LinkTarget
 from potluck.proto.stream import StreamRole
 from potluck.worker import probe
 from potluck.worker.assignment import Share, read_assignment, read_dtype, wire_dtype
+from potluck.worker.described import Described
 from potluck.worker.device import choose_device
-from potluck.worker.emulation import Emulation, Slowness
-from potluck.worker.epochs import Epoch, Epochs, Ways
+from potluck.worker.emulation import Emulation
+from potluck.worker.epochs import Epoch, Epochs, Paced, Ways
 from potluck.worker.executor import Executor
 from potluck.worker.fetch import Holder
 from potluck.worker.group import Group, SumTotals
 from potluck.worker.group_assignment import agreement_with
 from potluck.worker.loading import Loader
 from potluck.worker.members import Members
+from potluck.worker.overlap import unpaced
+from potluck.worker.pace import Pace
 from potluck.worker.packing import WeightError
 from potluck.worker.shard import Shard
 from potluck.worker.shard_manifest import ShardFileError
@@ -85,9 +89,9 @@ class Node:
         self.epochs = Epochs()
         self.holder = Holder(open_checkpoint)
         self._config = config
-        self._slowness = Slowness(config.emulation.slow_down)
+        self._pace = Pace() if config.emulation.device else None
         self._sums = SumTotals()
-        self.executor = Executor(config.name, self._slowness)
+        self.executor = Executor(config.name)
         self._loader = Loader(config.cache, config.token, self.holder, config.emulation.disk)
         self._loading = threading.Lock()
         # A GPU's driver maps far more of the address space than it uses, and weights lie on the device.
@@ -100,13 +104,13 @@ class Node:
         Raises:
             FrameError: the compute type is not known.
         """
-        dtype = read_dtype(request.dtype or "float32")
+        dtype, described = read_dtype(request.dtype or "float32"), self._config.emulation.device
         links = [probe.measure_link(peer, self._config.token, self._config.emulation) for peer in request.peers]
         return pb.ProbeReply(
             device=self._device.type,
             device_name=probe.device_name(self._device, self._threads),
-            flops=probe.measure_flops(dtype, self._slowness, self._device),
-            memory_bandwidth=probe.measure_memory_bandwidth(self._slowness, self._device),
+            flops=probe.measure_flops(dtype, self._device, described),
+            memory_bandwidth=probe.measure_memory_bandwidth(self._device, described),
             memory_free=probe.free_memory(self._config.memory, self._device),
             memory_total=probe.total_memory(self._device),
             disk_bandwidth=self._config.emulation.disk or probe.measure_disk(_LARGE_FILE),
@@ -127,10 +131,10 @@ class Node:
             streamed = Shard.streamed_bytes(share.spec, share.windows, share.config)
             self._check_memory(weights - streamed + min(streamed, assignment.stream_bytes) + kv)
             members = self._members(assignment, share)
-            shard = Shard(share.spec, share.windows, share.config, self._groups(share, members))
+            shard = Shard(share.spec, share.windows, share.config, self._groups(share, members), self._pace)
             total = pb.LoadProgress(weight_bytes=weights, kv_bytes=kv)
             yield from _reported(lambda report: self._loader.load(assignment, share, shard, report), total)
-            self.epochs.add(self._epoch(assignment, shard, share.spec.hidden, members))
+            self.epochs.add(self._epoch(assignment, shard, share, members))
             total.ready, total.activity = True, "ready"
             yield total
 
@@ -158,6 +162,7 @@ class Node:
             streamed_bytes=sum(shard.brought_bytes for shard in shards),
             sums=self._sums.sums,
             sum_seconds=self._sums.seconds,
+            behind_seconds=self._pace.behind if self._pace else 0.0,
             uptime_seconds=uptime,
         )
 
@@ -181,11 +186,18 @@ class Node:
                 Refusal.OVERSIZED,
             )
 
-    def _epoch(self, assignment: pb.Assignment, shard: Shard, hidden: int, members: Members) -> Epoch:
+    def _epoch(self, assignment: pb.Assignment, shard: Shard, share: Share, members: Members) -> Epoch:
         nexts = {w.stage: tuple(w.next_nodes) for w in assignment.windows}
         targets = self._targets(assignment, {node for nodes in nexts.values() for node in nodes}, "worker")
-        ways = Ways(nexts, targets, wire_dtype(assignment.dtype), hidden, assignment.max_rows)
-        return Epoch(assignment.epoch, shard, ways, members)
+        ways = Ways(nexts, targets, wire_dtype(assignment.dtype), share.spec.hidden, assignment.max_rows)
+        return Epoch(assignment.epoch, shard, ways, members, self._paced(share, assignment.dtype))
+
+    def _paced(self, share: Share, dtype: str) -> Paced:
+        pace, device = self._pace, self._config.emulation.device
+        if pace is None or device is None:
+            return lambda stage, step: contextlib.nullcontext()
+        described = Described(share.spec, share.windows, (device, dtype))
+        return lambda stage, step: pace.window(lambda: described.targets(stage, step))
 
     def _members(self, assignment: pb.Assignment, share: Share) -> Members:
         others = {node for group in share.groups.values() for node in group.nodes}
@@ -194,8 +206,8 @@ class Node:
         return Members(self._config.name, agreed)
 
     def _groups(self, share: Share, members: Members) -> dict[int, Group]:
-        own, apart = self._config.name, self._slowness.apart
-        return {stage: Group(plan, own, members.link, apart, self._sums) for stage, plan in share.groups.items()}
+        own, apart = self._config.name, self._pace.apart if self._pace else unpaced
+        return {stage: Group(plan, own, members.link, self._sums, apart) for stage, plan in share.groups.items()}
 
     def _targets(self, assignment: pb.Assignment, nodes: Iterable[str], role: StreamRole) -> dict[str, LinkTarget]:
         peers = {peer.node: peer for peer in assignment.peers}
