@@ -203,7 +203,7 @@ class Node:
         others = {node for group in share.groups.values() for node in group.nodes}
         targets = self._targets(assignment, others, "member").items()
         agreed = {node: replace(target, agreement=agreement_with(node, share.groups)) for node, target in targets}
-        return Members(self._config.name, agreed)
+        return Members(self._config.name, agreed, self._pace)
 
     def _groups(self, share: Share, members: Members) -> dict[int, Group]:
         own, apart = self._config.name, self._pace.apart if self._pace else unpaced

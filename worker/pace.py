@@ -10,7 +10,11 @@ from typing import NamedTuple
 
 import torch
 
+from potluck.proto.shaper import wait_until
 from potluck.worker.operations import Operations
+
+# More than that is no inaccuracy of sleeping: this machine had no core to wake up on.
+_OVERSLEPT = 1e-3
 
 
 class Target(NamedTuple):
@@ -21,11 +25,13 @@ class Target(NamedTuple):
 
 
 class Pace:
-    """The described node's clock of one thread that computes.
+    """The described node's clock of one thread that computes (a `proto.shaper.Clock`).
 
-    A part is due so many seconds after it began; what this machine computes is hidden in them, and so is waiting for
-    one of its cores. What was slept too long is made good by what follows. `behind`: seconds, in all, that this machine
-    was late because it needed longer than the described node; where that grows, an emulation is not true.
+    Every part is due so many seconds after it began; what this machine computes is hidden in them, and so is waiting
+    for one of its cores. Within a window the clock may be behind the wall's: who was late, or slept too long, has less
+    time for what follows. Members of a group tell each other when messages left by this clock; otherwise everybody
+    would wait for whoever is late last. `behind`: seconds, in all, that windows were over later than on the described
+    node; where that grows, this machine is too slow or too busy for the emulation to be true.
     """
 
     def __init__(self) -> None:
@@ -38,12 +44,23 @@ class Pace:
     @contextmanager
     def window(self, targets: Callable[[], Sequence[Target]]) -> Iterator[None]:
         """Surrounds a window of parts with these targets, in order; over when the described node is done with it."""
-        self._due, self._targets = time.perf_counter(), ()
-        self._targets, self._at, self._counted = targets(), 0, 0.0
+        self._due, self._overslept = time.monotonic() - self._overslept, 0.0
+        self._targets, self._at, self._counted = (), 0, 0.0
+        self._targets = targets()
         yield
-        while self._at < len(self._targets):
-            self.done()
-        self.pay()
+        if self._at < len(self._targets):
+            while self._at < len(self._targets):
+                self.done()
+            self.pay()
+
+    def now(self) -> float:
+        """When the described node was done with what is done, in seconds of time.monotonic."""
+        return self._due
+
+    def wait_until(self, due: float) -> None:
+        """What the described node waits for comes then."""
+        wait_until(due)
+        self._due = max(self._due, due)
 
     def done(self, left: float = 0.0) -> None:
         """The part at hand is computed, but for the last product of this share of its rows."""
@@ -57,30 +74,27 @@ class Pace:
             self._at, self._counted = self._at + 1, 0.0
 
     def pay(self) -> None:
-        """Wait until the described node would have done what is done; what follows begins now."""
-        due, now = self._due - self._overslept, time.perf_counter()
-        if now < due:
-            time.sleep(due - now)
-            now = time.perf_counter()
-            self._overslept = now - due
-        else:
-            self.behind += max(0.0, now - self._due)
-            self._overslept = min(now - due, self._overslept)
-        self._due = now
+        """Wait until the described node would have done what is done."""
+        wait_until(self._due)
+        if self._at == len(self._targets):
+            late = time.monotonic() - self._due
+            self._overslept = min(late, _OVERSLEPT)
+            self.behind += late - self._overslept
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Within a window: what is not computing. Begins when the described node would be done so far."""
+        """Within a window: what is not computing, by the clock on the wall; computing goes on when it is over."""
         self.pay()
         yield
-        self._due = time.perf_counter()
+        self._due = max(self._due, time.monotonic())
 
     @contextmanager
     def apart(self, left: float = 0.0) -> Iterator[None]:
-        """As `aside`, when the part at hand is computed; `left` as in `done`."""
+        """Within a window: messages to others and from them, by this clock, when the part at hand is computed; `left`
+        as in `done`."""
         self.done(left)
-        with self.aside():
-            yield
+        self.pay()
+        yield
 
 
 def counting(operations: Operations, pace: Pace) -> Operations:
@@ -96,7 +110,6 @@ def counting(operations: Operations, pace: Pace) -> Operations:
 @contextmanager
 def at_least(seconds: float) -> Iterator[None]:
     """Surrounds one operation that takes the described node so many seconds."""
-    due = time.perf_counter() + seconds
+    due = time.monotonic() + seconds
     yield
-    if (left := due - time.perf_counter()) > 0.0:
-        time.sleep(left)
+    wait_until(due)
