@@ -45,7 +45,8 @@ def _product(encoding: str, exact: bool) -> Product:
 
 def _best(operation: Callable[[], object]) -> float:
     operation()
-    spent, until = [], time.perf_counter() + _SECONDS
+    spent: list[float] = []
+    until = time.perf_counter() + _SECONDS
     while len(spent) < _FEWEST or time.perf_counter() < until:
         begun = time.thread_time()
         operation()

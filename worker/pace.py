@@ -40,17 +40,18 @@ class Pace:
         self._targets: Sequence[Target] = ()
         self._at = 0
         self._counted = 0.0
+        self._paid = True
 
     @contextmanager
     def window(self, targets: Callable[[], Sequence[Target]]) -> Iterator[None]:
         """Surrounds a window of parts with these targets, in order; over when the described node is done with it."""
         self._due, self._overslept = time.monotonic() - self._overslept, 0.0
-        self._targets, self._at, self._counted = (), 0, 0.0
+        self._targets, self._at, self._counted, self._paid = (), 0, 0.0, False
         self._targets = targets()
         yield
-        if self._at < len(self._targets):
-            while self._at < len(self._targets):
-                self.done()
+        while self._at < len(self._targets):
+            self.done()
+        if not self._paid:
             self.pay()
 
     def now(self) -> float:
@@ -76,7 +77,8 @@ class Pace:
     def pay(self) -> None:
         """Wait until the described node would have done what is done."""
         wait_until(self._due)
-        if self._at == len(self._targets):
+        self._paid = self._at == len(self._targets)
+        if self._paid:
             late = time.monotonic() - self._due
             self._overslept = min(late, _OVERSLEPT)
             self.behind += late - self._overslept
