@@ -43,6 +43,7 @@ from potluck.worker.shard import Shard
 from potluck.worker.shard_manifest import ShardFileError
 from potluck.worker.windows import GpuOptions
 
+_BEHIND_SECONDS, _BEHIND = 1.0, 0.05  # an emulation that is later than both is not true
 _ALLOWANCE = 768 << 20  # buffers, thread stacks and allocator slack on top of an emulated node's budget
 # Hundreds of megabytes that every installation has.
 _LARGE_FILE = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
@@ -89,7 +90,7 @@ class Node:
         self.epochs = Epochs()
         self.holder = Holder(open_checkpoint)
         self._config = config
-        self._pace = Pace() if config.emulation.device else None
+        self._pace, self._trusted = Pace() if config.emulation.device else None, True
         self._sums = SumTotals()
         self.executor = Executor(config.name)
         self._loader = Loader(config.cache, config.token, self.holder, config.emulation.disk)
@@ -141,6 +142,7 @@ class Node:
     def status(self, uptime: float) -> pb.StatusReply:
         """Counts since the start."""
         totals, links, memory = self.executor.totals, self.epochs.counts(), psutil.Process().memory_info()
+        self._look_behind()
         shards = [epoch.shard for epoch in self.epochs.held]
         return pb.StatusReply(
             node=self._config.name,
@@ -165,6 +167,13 @@ class Node:
             behind_seconds=self._pace.behind if self._pace else 0.0,
             uptime_seconds=uptime,
         )
+
+    def _look_behind(self) -> None:
+        """Say once that the emulation is not true here."""
+        behind, computed = self._pace.behind if self._pace else 0.0, self.executor.totals.compute
+        if self._trusted and behind > max(_BEHIND_SECONDS, _BEHIND * computed):
+            self._trusted = False
+            _LOG.warning("%.1f s of %.1f s later than described: this machine is too slow or busy", behind, computed)
 
     def stop(self) -> None:
         """End all epochs and the compute thread."""

@@ -46,7 +46,7 @@ class SlowDisk:
 
 
 def bring_in(mapping: MappedFile, going: Callable[[], bool], read: Callable[[int], None] | None = None) -> None:
-    """Read a whole mapping into memory, as long as `going()` says so; `read` waits for bytes of a disk that is imitated.
+    """Read a whole mapping into memory, as long as `going()` says so; `read` waits for bytes of an imitated disk.
 
     Raises:
         OSError: a page cannot be read; the file was cut, or its disk fails.

@@ -60,14 +60,13 @@ def test_waiting_is_not_cut_short():
 
 LINKS = [Shape(0.3e-3, 125e6), Shape(3e-3, 37.5e6), Shape(7e-3, 12.5e6)]
 IDS = ["1 Gbit", "300 Mbit", "100 Mbit"]
-SIZES = [2_304, 600_000]
+SIZES = [2_304, 260 * 2_304]
 # What a thread needs to wake up and read on a machine that is busy with other things.
 WAKING = 0.4e-3
 
 
 def frame_of(size):
-    rows = bytes(size)
-    return Frame(1, 1, 1, Kind.HIDDEN, b"", (), "float32", (1, size // 4), rows)
+    return Frame(1, 1, 1, Kind.HIDDEN, b"", (), "float32", (size // 2304, 576), bytes(size))
 
 
 def seconds_of_frames(shape, size, count):
