@@ -165,6 +165,7 @@ def calibrated(tmp_path_factory):
 
     known = tmp_path_factory.mktemp("calibrated")
     measure_machine(known, "float32")
+    measure_machine(known, "quantized", ["Q4_1", "Q8_0"])
 
     def put(folder):
         shutil.copytree(known, folder, dirs_exist_ok=True)

