@@ -61,13 +61,8 @@ def test_waiting_is_not_cut_short():
 LINKS = [Shape(0.3e-3, 125e6), Shape(3e-3, 37.5e6), Shape(7e-3, 12.5e6)]
 IDS = ["1 Gbit", "300 Mbit", "100 Mbit"]
 SIZES = [2_304, 260 * 2_304]
-# What a thread needs to wake up and read on a machine that is busy with other things.
+# What a thread needs to wake up and read. The best of some counts: others may have waited for a core.
 WAKING = 0.4e-3
-
-
-def quick(taken):
-    """The quickest quarter: others may have waited for a core."""
-    return sorted(taken)[len(taken) // 4]
 
 
 def frame_of(size):
@@ -96,7 +91,7 @@ def seconds_of_frames(shape, size, count):
 def test_frames_take_what_the_link_is_said_to(shape, size):
     wanted = shape.latency + size / shape.bandwidth
     taken = seconds_of_frames(shape, size, 8)
-    assert wanted <= min(taken) and quick(taken) <= 1.1 * wanted + WAKING
+    assert wanted <= min(taken) <= 1.1 * wanted + WAKING
 
 
 def seconds_of_sums(shape, size, count):
@@ -126,7 +121,7 @@ def test_members_messages_take_what_the_link_is_said_to(shape, size):
     wanted = shape.latency + size / shape.bandwidth
     taken = seconds_of_sums(shape, size, 8)
     # Who begins after the other has its message sooner, by as much as it was late.
-    assert len(taken) == 16 and wanted * 0.9 <= statistics.median(taken) and quick(taken) <= 1.1 * wanted + WAKING
+    assert len(taken) == 16 and wanted * 0.9 <= statistics.median(taken) and min(taken) <= 1.1 * wanted + WAKING
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="timer slack is Linux's")
