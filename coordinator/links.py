@@ -47,13 +47,15 @@ class _Probe:
     def _measured(self, batches: Iterable[Sequence[Pair]], seconds: float) -> Reports:
         found: Reports = {}
         for batch in batches:
-            found |= self._callers.probe_links({pair: self._request(pair[1], seconds) for pair in batch})
+            # Round trips beside a single bulk would take bandwidth from what is measured alone.
+            meanwhile = seconds > 0 and len(batch) > 1
+            found |= self._callers.probe_links({pair: self._request(pair[1], seconds, meanwhile) for pair in batch})
         _check(found)
         return found
 
-    def _request(self, node: NodeName, seconds: float) -> pb.LinkRequest:
+    def _request(self, node: NodeName, seconds: float, meanwhile: bool) -> pb.LinkRequest:
         peer = pb.Peer(node=node, address=self._callers.addresses[node], data_port=self._ports.get(node, 0))
-        return pb.LinkRequest(peer=peer, bulk_seconds=seconds)
+        return pb.LinkRequest(peer=peer, bulk_seconds=seconds, trips_meanwhile=meanwhile)
 
 
 def _check(reports: Mapping[Pair, pb.LinkReport]) -> None:

@@ -55,12 +55,14 @@ class ProbeReply(_message.Message):
     def __init__(self, device: _Optional[str] = ..., device_name: _Optional[str] = ..., flops: _Optional[float] = ..., memory_bandwidth: _Optional[float] = ..., memory_free: _Optional[int] = ..., memory_total: _Optional[int] = ..., disk_bandwidth: _Optional[float] = ..., native_dtype: _Optional[str] = ...) -> None: ...
 
 class LinkRequest(_message.Message):
-    __slots__ = ("peer", "bulk_seconds")
+    __slots__ = ("peer", "bulk_seconds", "trips_meanwhile")
     PEER_FIELD_NUMBER: _ClassVar[int]
     BULK_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TRIPS_MEANWHILE_FIELD_NUMBER: _ClassVar[int]
     peer: Peer
     bulk_seconds: float
-    def __init__(self, peer: _Optional[_Union[Peer, _Mapping]] = ..., bulk_seconds: _Optional[float] = ...) -> None: ...
+    trips_meanwhile: bool
+    def __init__(self, peer: _Optional[_Union[Peer, _Mapping]] = ..., bulk_seconds: _Optional[float] = ..., trips_meanwhile: _Optional[bool] = ...) -> None: ...
 
 class LinkReport(_message.Message):
     __slots__ = ("failure", "bandwidth", "round_trip", "trip_bytes")

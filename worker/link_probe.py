@@ -39,7 +39,7 @@ _ANSWER_SECONDS = 5.0
 _BULK_GRACE_SECONDS = 6.0
 _LEAST, _MOST, _TRIPS_SECONDS = 5, 25, 0.4
 _PAUSE_SECONDS = 1e-3  # before each round trip: hops, too, find processors that sleep
-_LOADED_PAUSE_SECONDS = 5e-3  # so that round trips take little of what the bulk is to have
+_LOADED_PAUSE_SECONDS, _LOADED_PAUSE_TRIPS = 5e-3, 4  # round trips would take what the bulk is to have
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,9 @@ class LinkProbe:
         try:
             if not peer.data_port:
                 return probe_over_grpc(peer, self.token, self.link_shape(peer.node), seconds > 0)
-            return self._loaded(peer, seconds) if seconds > 0 else self._unloaded(peer)
+            if not seconds:
+                return self._trips(peer)
+            return self._loaded(peer, seconds) if request.trips_meanwhile else self._bulk(peer, seconds)
         except (Notice, FrameError, LinkError, EOFError) as error:
             return pb.LinkReport(failure=str(error))
         except OSError as error:
@@ -66,18 +68,22 @@ class LinkProbe:
         except grpc.RpcError as error:
             return pb.LinkReport(failure=_status(error))
 
-    def _unloaded(self, peer: pb.Peer) -> pb.LinkReport:
+    def _trips(self, peer: pb.Peer) -> pb.LinkReport:
         own = pb.Peer(node=self.name, address=self.address, data_port=self.data_port)
         with self._open(peer) as there, self._open(own) as here:
             trips = list(_both(there, here))
         far, near = (statistics.median(column) for column in zip(*trips, strict=True))
         return pb.LinkReport(round_trip=max(0.0, far - near), trip_bytes=TRIP_BYTES)
 
+    def _bulk(self, peer: pb.Peer, seconds: float) -> pb.LinkReport:
+        with self._open(peer) as line:
+            return pb.LinkReport(bandwidth=_Bulk(line, seconds).rate())
+
     def _loaded(self, peer: pb.Peer, seconds: float) -> pb.LinkReport:
-        with self._open(peer) as trips, self._open(peer) as bulk:
-            sent = _Bulk(bulk, seconds)
-            found = list(_while_sending(trips, sent))
-            return pb.LinkReport(bandwidth=sent.rate(), round_trip=statistics.median(found), trip_bytes=TRIP_BYTES)
+        with self._open(peer) as trips, self._open(peer) as line:
+            bulk = _Bulk(line, seconds)
+            trip = statistics.median(_while_sending(trips, bulk))
+            return pb.LinkReport(bandwidth=bulk.rate(), round_trip=trip, trip_bytes=TRIP_BYTES)
 
     @contextlib.contextmanager
     def _open(self, peer: pb.Peer) -> Iterator[_Line]:
@@ -167,10 +173,12 @@ def _both(there: _Line, here: _Line) -> Iterator[tuple[float, float]]:
         yield far, here.trip()
 
 
-def _while_sending(line: _Line, bulk: _Bulk) -> Iterator[float]:
-    yield line.trip()
-    while not bulk.over.wait(_LOADED_PAUSE_SECONDS):
-        yield line.trip()
+def _while_sending(line: _Line, bulk: _Bulk) -> list[float]:
+    """Round trips; the first, when no queue has formed yet, counts only where there is no other."""
+    trips = [line.trip()]
+    while not bulk.over.wait(max(_LOADED_PAUSE_SECONDS, _LOADED_PAUSE_TRIPS * trips[-1])):
+        trips.append(line.trip())
+    return trips[1:] or trips
 
 
 def _status(error: grpc.RpcError) -> str:
