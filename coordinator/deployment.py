@@ -75,6 +75,11 @@ class Deployment:
         return self._plan
 
     @property
+    def fleet(self) -> Fleet | None:
+        """The fleet that is planned for: as described, or as measured last."""
+        return self._fleet
+
+    @property
     def predicted(self) -> dict[str, float]:
         """Seconds of this clock to the first token of a prompt as the goal has it, and per token."""
         return self._review.predicted
@@ -249,21 +254,17 @@ class Deployment:
             return
         self.engine.steps.engine_reported(self._fleet.engine, driver.link_counts())
         if self._observer is not None:
-            self._review_with(self._observer, self._fleet)
+            self._look_at_times(self._observer)
 
-    def _review_with(self, observer: Observer, fleet: Fleet) -> None:
-        found = self._review.remeasured
-        self._review.look(observer)
-        outcome = self._review.remeasured.outcome if self._review.remeasured else None
-        if self._review.remeasured is not found and outcome is not None and outcome.fleet is not None:
-            self._take_over(outcome.fleet)
+    def _look_at_times(self, observer: Observer) -> None:
+        found = self._review.look(observer)
+        if found is not None:
+            self._take_over(found)
         if self._review.better is not None:
             self._improve(*self._review.better, observer)
 
     def _take_over(self, fleet: Fleet) -> None:
-        """A measured fleet is what its nodes measured last, for the next plan and for the next start."""
-        if self._serving.fleet is not None:
-            return
+        """What nodes measured last counts for the next plan and for the next start."""
         self._fleet = fleet
         if self._serving.keep is not None:
             self._serving.keep(fleet)
@@ -293,7 +294,7 @@ class Deployment:
         """What is served by whom, and how it goes, as plain data."""
         fleet, plan = self._fleet, self._plan
         force = None if fleet is None or plan is None else self._in_force(fleet, plan)
-        return deployment_report(self._epoch, force, self._review, self.engine) | {"lost": dict(self._losses)}
+        return deployment_report(self._epoch, force, self._review, self.engine) | {"lost": self._losses | self._bad}
 
     def _refresh_metrics(self) -> None:
         self.engine.metrics.set_accuracy(self._review.comparison, self._review.predicted)

@@ -45,25 +45,29 @@ class Review:
         """An epoch serves; what was known of the one before is past."""
         if self._remeasure is not None:
             self._remeasure.stop(0.0)
-            self._remeasure = None
+            self._remeasure = self.remeasured = None
         self._drift.forget()
         self.better, self._said = None, None
         self._rest_on(force, ())
 
-    def look(self, observer: Observer) -> None:
-        """Take what requests measured since the last look; tell what is new."""
+    def look(self, observer: Observer) -> Fleet | None:
+        """Take what requests measured since the last look, and tell what is new.
+
+        Returns the fleet where it was measured again and is from now on predicted for.
+        """
         requests = self._engine.lone_requests()
         if self._accuracy is None or self._force is None:
-            return
+            return None
         for request in requests:
             self._accuracy.add(request)
         if requests:
             self.comparison = self._accuracy.comparison()
         if self._remeasure is not None:
-            self._hear(self._remeasure, self._force, observer)
-        elif requests:
+            return self._hear(self._remeasure, self._force, observer)
+        if requests:
             self._tell(observer)
             self._doubt(self._accuracy, self._force, observer)
+        return None
 
     def stop(self, seconds: float) -> None:
         """No more; waits no longer than that."""
@@ -98,15 +102,17 @@ class Review:
             self._engine, lambda: self._measure(force), lambda found: judge(force, requests, found)
         )
 
-    def _hear(self, remeasure: Remeasure, force: InForce, observer: Observer) -> None:
+    def _hear(self, remeasure: Remeasure, force: InForce, observer: Observer) -> Fleet | None:
         outcome = remeasure.outcome
         if outcome is None or self.remeasured is None or self._accuracy is None:
-            return
+            return None
         self._remeasure = None
         self.remeasured = Remeasured(self.remeasured.cause, self.remeasured.figure, outcome)
-        if outcome.fleet is not None and not force.described:
-            self._rest_on(force.over(outcome.fleet), self._accuracy.requests)
-            self.better = (outcome.fleet, outcome.better) if outcome.better else None
+        fleet = None if force.described else outcome.fleet
+        if fleet is not None:
+            self._rest_on(force.over(fleet), self._accuracy.requests[-self._latest :])
+            self.better = (fleet, outcome.better) if outcome.better else None
         self._drift.measured(self._accuracy.comparison(self._latest), outcome.explained, time.monotonic())
         observer.remeasured(outcome, force.described)
         self._tell(observer)
+        return fleet
