@@ -54,7 +54,8 @@ def refused(done):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["serve"], ["run"], ["plan"], ["nodes"], ["profile"], ["models"], ["catalogue"], ["bench"]]
+    "command",
+    [[], ["serve"], ["status"], ["run"], ["plan"], ["nodes"], ["profile"], ["models"], ["catalogue"], ["bench"]],
 )
 def test_every_command_explains_itself(cluster, command):
     done = cluster(*command, "--help")
