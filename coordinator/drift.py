@@ -59,7 +59,12 @@ class Drift:
 
 def explains(comparison: Comparison) -> bool:
     """Whether predictions from new figures come close enough to what was measured."""
-    return all(abs(figure.deviation) <= LIMIT for figure in comparison.figures.values())
+    return furthest(comparison) <= LIMIT
+
+
+def furthest(comparison: Comparison) -> float:
+    """The largest deviation, whichever way."""
+    return max((abs(figure.deviation) for figure in comparison.figures.values()), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)

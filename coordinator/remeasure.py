@@ -10,7 +10,7 @@ from typing import Protocol
 
 from potluck.coordinator.accuracy import Accuracy, LoneRequest, Predict, predictor
 from potluck.coordinator.calls import CallError, Callers, fleet_of
-from potluck.coordinator.drift import GAIN, Departure, departures, explains, refreshed, stretched
+from potluck.coordinator.drift import GAIN, Departure, departures, explains, furthest, refreshed, stretched
 from potluck.coordinator.fabric import Worker
 from potluck.coordinator.remaining import goal_over
 from potluck.models.spec import ModelSpec
@@ -137,11 +137,12 @@ def probed(workers: Sequence[Worker], token: str, force: InForce) -> Fleet:
 
 def judge(force: InForce, requests: Sequence[LoneRequest], found: Fleet) -> Outcome:
     """What new figures say about the requests that were measured, and about the plan."""
-    fleet = refreshed(force.fleet, found)
-    explained = explains(Accuracy(force.over(fleet).predictor(), len(requests), requests).comparison(len(requests)))
-    outcome = Outcome(departures(force.fleet, fleet), explained, fleet)
-    # The described fleet is what plans are judged by; only a measured one is corrected.
-    return outcome if force.described or force.fixed else _with_plan(outcome, force.over(fleet))
+    now = force.over(refreshed(force.fleet, found))
+    before, after = (Accuracy(one.predictor(), len(requests), requests).comparison() for one in (force, now))
+    outcome = Outcome(departures(force.fleet, now.fleet), explains(after), now.fleet)
+    # A description is what plans are made for. And figures that predict no better than those before are noise.
+    keeps = force.described or force.fixed or furthest(after) >= furthest(before)
+    return outcome if keeps else _with_plan(outcome, now)
 
 
 def _with_plan(outcome: Outcome, force: InForce) -> Outcome:
