@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import queue
 import secrets
@@ -65,6 +66,7 @@ class Deployment:
         self._monitor: threading.Thread | None = None
         self._closing: list[threading.Thread] = []
         self._workers: list[Worker] = []
+        self._probing: Callers | None = None
         self._losses: Losses = {}
         self._review = Review(engine, self._measure_again, serving.remeasure_after)
         engine.metrics.refreshers.append(self._refresh_metrics)
@@ -121,6 +123,7 @@ class Deployment:
         """End the epoch, the workers and what was started for them. Safe to call at any time."""
         self._lost.put(None)
         self._review.stop(0.0)
+        self._end_probing()
         if self._monitor is not None and self._monitor is not threading.current_thread():
             self._monitor.join(_CLOSE_SECONDS)
         self._detach("the server is shutting down", "the server shut down before the answer was complete")
@@ -154,9 +157,14 @@ class Deployment:
         driver.connect({node: self._target(node, fleet.engine) for node in plan.nodes})
         self._beats = Heartbeats(plan.nodes, time.monotonic())
         self._fleet, self._plan, self._driver = fleet, plan, driver
+        self._end_probing()
         self._review.begin(self._in_force(fleet, plan))
         self.engine.attach(driver)
         observer.serving()
+
+    def _end_probing(self) -> None:
+        if self._probing is not None:
+            self._probing.close()
 
     def _in_force(self, fleet: Fleet, plan: Plan) -> InForce:
         serving = self._serving
@@ -166,7 +174,10 @@ class Deployment:
 
     def _measure_again(self, force: InForce) -> Fleet:
         names = {node.name for node in force.fleet.nodes}
-        return probed([worker for worker in self._workers if worker.node in names], self._token, force)
+        # Channels of its own: whatever comes of it, the calls that look after the epoch are not held up.
+        with contextlib.closing(Callers([one for one in self._workers if one.node in names], self._token)) as callers:
+            self._probing = callers
+            return probed(callers, force)
 
     def _loading(self, fleet: Fleet, plan: Plan) -> Loading:
         readers = [node.name for node in fleet.nodes if node.checkpoint]

@@ -48,7 +48,7 @@ class ServingEngine:
         self._dead: list[str] = []
         self._closed = ""
         self._lone: deque[LoneRequest] = deque(maxlen=_LONE_KEPT)
-        self._measuring = False
+        self.measuring = False
         self.arrived = 0
 
     def attach(self, driver: Driver) -> None:
@@ -83,7 +83,7 @@ class ServingEngine:
     def measure(self, begins: bool) -> None:
         """Nodes are being measured, or no more: no request that is there meanwhile says how fast they are."""
         with self._lock:
-            self._measuring = begins
+            self.measuring = begins
             for watch in self._watches.values():
                 watch.alone = False
 
@@ -130,7 +130,7 @@ class ServingEngine:
                 if self._driver is not driver:
                     raise EpochOver
                 self.arrived += 1
-                alone = driver.sequences == 1 and not self._measuring
+                alone = driver.sequences == 1 and not self.measuring
                 for watch in self._watches.values():
                     watch.alone = False
                 for number, generation in zip(numbers, generations, strict=True):

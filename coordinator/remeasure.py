@@ -11,11 +11,11 @@ from typing import Protocol
 from potluck.coordinator.accuracy import Accuracy, LoneRequest, Predict, predictor
 from potluck.coordinator.calls import CallError, Callers, fleet_of
 from potluck.coordinator.drift import GAIN, Departure, departures, explains, furthest, refreshed, stretched
-from potluck.coordinator.fabric import Worker
 from potluck.coordinator.remaining import goal_over
 from potluck.models.spec import ModelSpec
 from potluck.planner.fleet import Fleet
 from potluck.planner.goal import Goal
+from potluck.planner.memory import streams
 from potluck.planner.objective import objective
 from potluck.planner.plan import Plan
 from potluck.planner.predict import predict
@@ -120,18 +120,18 @@ def measure_quietly(quiet: Quiet, measure: Callable[[], Fleet], stop: threading.
     raise MeasureError(f"requests left no quiet moment in {_PATIENCE_SECONDS / 60:.0f} minutes")
 
 
-def probed(workers: Sequence[Worker], token: str, force: InForce) -> Fleet:
-    """These workers' figures as they measure them now, in the fleet's own seconds.
+def probed(callers: Callers, force: InForce) -> Fleet:
+    """What the workers of these callers measure now, in the fleet's own seconds.
 
     Raises:
         CallError: one of them did not answer.
+        MeasureError: the callers were closed meanwhile.
     """
-    # Channels of its own: whatever comes of it, the calls that look after the epoch are not held up.
-    callers = Callers(workers, token)
     try:
         replies = callers.probe(force.plan.dtype)
-    finally:
-        callers.close()
+    except ValueError as error:
+        # So gRPC says that its channel is closed.
+        raise MeasureError(str(error)) from None
     return stretched(fleet_of(replies, next(iter(replies))), 1.0 / force.scale)
 
 
@@ -139,7 +139,11 @@ def judge(force: InForce, requests: Sequence[LoneRequest], found: Fleet) -> Outc
     """What new figures say about the requests that were measured, and about the plan."""
     now = force.over(refreshed(force.fleet, found))
     before, after = (Accuracy(one.predictor(), len(requests), requests).comparison() for one in (force, now))
-    outcome = Outcome(departures(force.fleet, now.fleet), explains(after), now.fleet)
+    # A disk that nobody waits for is no news.
+    told = [
+        one for one in departures(force.fleet, now.fleet) if one.quantity != "disk_bandwidth" or streams(force.plan)
+    ]
+    outcome = Outcome(tuple(told), explains(after), now.fleet)
     # A description is what plans are made for. And figures that predict no better than those before are noise.
     keeps = force.described or force.fixed or furthest(after) >= furthest(before)
     return outcome if keeps else _with_plan(outcome, now)

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 
+from potluck.coordinator import remeasure
 from potluck.coordinator.generation import EngineStatus
 from potluck.deploy.status import status_page
 
@@ -12,6 +14,7 @@ from potluck.deploy.status import status_page
 @pytest.fixture
 def homes(home, tiny_model, tmp_path, monkeypatch):
     """homes(model={}, stale=False, **settings) -> a started Home of two nodes."""
+    monkeypatch.setattr(remeasure, "_QUIET_SECONDS", 0.3)
     made = []
 
     def make(model=(), stale=False, **settings):
@@ -64,7 +67,7 @@ async def test_a_measured_node_that_slowed_down_gets_less(homes, home):
     """Requests are late, measuring finds out why, later starts will know, and the plan changes while nothing runs."""
     kept, wide = [], {"hidden_size": 256, "intermediate_size": 512}
     measured = {"fleet": None, "keep": kept.append}
-    one = homes(wide, True, emulate={"n1": json.dumps({"slow_down": 40.0})}, serving=measured)
+    one = homes(wide, True, emulate={"n1": json.dumps({"slow_down": 16.0})}, serving=measured)
     before, fleet = one.deployment.plan, one.deployment.fleet
     await alone(one, home, 5)
     cause, figure = (await asyncio.to_thread(one.diary.until, "remeasuring"))[1:]
@@ -79,7 +82,7 @@ async def test_a_measured_node_that_slowed_down_gets_less(homes, home):
     assert len((await one.texts(home.ask([4, 5, 6], 8)))[0]) == 8
     assert layers(before, "n1") > layers(one.deployment.plan, "n1")
     (found,) = kept
-    assert found.node("n1").device.memory_bandwidth < found.node("n0").device.memory_bandwidth / 8
+    assert found.node("n1").device.memory_bandwidth < found.node("n0").device.memory_bandwidth / 4
     assert found.node("n1").device.memory == fleet.node("n1").device.memory
     report = one.deployment.report()
     assert (report["epoch"], report["lost"]) == (2, {})
@@ -88,12 +91,12 @@ async def test_a_measured_node_that_slowed_down_gets_less(homes, home):
 
 async def test_a_described_node_that_is_slower_is_named_once(homes, home):
     """The description stays what it is, and what it does not explain is not asked about again."""
-    one = homes(emulate={"n1": json.dumps({"slow_down": 40.0})})
+    one = homes(emulate={"n1": json.dumps({"slow_down": 16.0})})
     await alone(one, home, 5)
     outcome, described = (await asyncio.to_thread(one.diary.until, "remeasured"))[1:]
     assert described
     found = {node.name: node.device.flops for node in outcome.fleet.nodes}
-    assert found["n1"] < found["n0"] / 8
+    assert found["n1"] < found["n0"] / 4
     assert outcome.better is None
     await alone(one, home, 6)
     await home.eventually(lambda: one.deployment.report()["accuracy"]["time_to_first_token"]["requests"] == 11)
@@ -113,3 +116,15 @@ async def test_a_node_lost_is_in_the_report(homes, home):
     assert isinstance(one.engine.status(), EngineStatus)
     queue = {"model": "tiny", "ready": True, "reason": "", "running": 0, "waiting": 0, "kv_used": 0.0}
     assert status_page(report | queue | {"tokens_per_second": 0.0})
+
+
+async def test_the_end_does_not_wait_for_measuring(homes, home, capfd):
+    one = homes(emulate={"n1": json.dumps({"slow_down": 100.0})})
+    await alone(one, home, 5)
+    await asyncio.to_thread(one.diary.until, "remeasuring")
+    await home.eventually(lambda: one.engine.measuring, 20.0)
+    begun = time.monotonic()
+    await asyncio.to_thread(one.stop)
+    assert time.monotonic() - begun < 20.0
+    await home.eventually(lambda: not one.engine.measuring)
+    assert "Traceback" not in capfd.readouterr().err
