@@ -17,10 +17,10 @@ from potluck.deploy.console import byte_bars, show
 from potluck.deploy.tables import bytes_text
 from potluck.deploy.wish import Wish, check_wish, goal_of, wished_spec
 from potluck.kernels import packed
+from potluck.models.costs import Pass, bytes_moved
 from potluck.models.open import read_spec
 from potluck.models.source import ModelPath
 from potluck.models.spec import ModelSpec
-from potluck.planner.costs import Pass, bytes_moved
 from potluck.worker.emulation import Slowness
 from potluck.worker.lone_shard import LoneShard, prompt_of, whole_model
 from potluck.worker.probe import measure_memory_bandwidth
