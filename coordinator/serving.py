@@ -63,7 +63,7 @@ class Serving:
     silent_seconds: float = 10.0
     wire: Wire = "tcp"
     scale: float = 1.0
-    remeasure_after: int = 5
+    remeasure_after: int = 0
     keep: Callable[[Fleet], None] | None = None
 
 

@@ -41,7 +41,7 @@ def layers(plan, node):
 
 
 async def test_only_requests_that_ran_alone_count(homes, home):
-    one = homes(serving={"remeasure_after": 0})
+    one = homes()
     await alone(one, home, 2)
     await one.texts(home.ask([7, 8], 8), home.ask([9, 8], 8))
     pair = one.engine.submit([home.ask([5] * 20, 6, stream=number) for number in range(2)])
@@ -66,7 +66,7 @@ async def test_only_requests_that_ran_alone_count(homes, home):
 async def test_a_measured_node_that_slowed_down_gets_less(homes, home):
     """Requests are late, measuring finds out why, later starts will know, and the plan changes while nothing runs."""
     kept, wide = [], {"hidden_size": 256, "intermediate_size": 512}
-    measured = {"fleet": None, "keep": kept.append}
+    measured = {"fleet": None, "keep": kept.append, "remeasure_after": 5}
     one = homes(wide, True, emulate={"n1": json.dumps({"slow_down": 16.0})}, serving=measured)
     before, fleet = one.deployment.plan, one.deployment.fleet
     await alone(one, home, 5)
@@ -91,7 +91,7 @@ async def test_a_measured_node_that_slowed_down_gets_less(homes, home):
 
 async def test_a_described_node_that_is_slower_is_named_once(homes, home):
     """The description stays what it is, and what it does not explain is not asked about again."""
-    one = homes(emulate={"n1": json.dumps({"slow_down": 16.0})})
+    one = homes(emulate={"n1": json.dumps({"slow_down": 16.0})}, serving={"remeasure_after": 5})
     await alone(one, home, 5)
     outcome, described = (await asyncio.to_thread(one.diary.until, "remeasured"))[1:]
     assert described
@@ -119,7 +119,7 @@ async def test_a_node_lost_is_in_the_report(homes, home):
 
 
 async def test_the_end_does_not_wait_for_measuring(homes, home, capfd):
-    one = homes(emulate={"n1": json.dumps({"slow_down": 100.0})})
+    one = homes(emulate={"n1": json.dumps({"slow_down": 100.0})}, serving={"remeasure_after": 5})
     await alone(one, home, 5)
     await asyncio.to_thread(one.diary.until, "remeasuring")
     await home.eventually(lambda: one.engine.measuring, 20.0)
