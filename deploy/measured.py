@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
-from potluck.coordinator.calls import Callers, fleet_of
+from potluck.coordinator.calls import CallError, Callers, fleet_of
+from potluck.coordinator.links import probe_links
 from potluck.deploy.console import ERR
 from potluck.deploy.machine import hardware_fingerprint
 from potluck.deploy.prepare import Where, fabric_of
@@ -17,6 +20,7 @@ from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.fleet_file import fleet_from_data, fleet_to_data
 
 _FILE = "measured.json"
+_HELLO_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ def measured_fleet(where: Where, dtype: str, anew: bool = False) -> Measured:
     Raises:
         FabricError, CallError: one line each.
     """
-    fingerprint = "" if where.address else f"{hardware_fingerprint()}|{dtype}|threads {where.threads}"
+    fingerprint = _fingerprint(where, dtype)
     known = None if anew or not fingerprint else _known(where.cache, fingerprint)
     if known:
         return known
@@ -43,6 +47,23 @@ def measured_fleet(where: Where, dtype: str, anew: bool = False) -> Measured:
     if fingerprint:
         _keep(where.cache, fingerprint, fleet)
     return Measured(fleet, 0.0)
+
+
+def keeper(where: Where, dtype: str) -> Callable[[Fleet], None] | None:
+    """What keeps a fleet that a server measured again, so that later commands know it; None where nothing is kept."""
+    fingerprint = _fingerprint(where, dtype)
+
+    def keep(fleet: Fleet) -> None:
+        # A disk that is full is no reason to stop serving.
+        with contextlib.suppress(OSError):
+            _keep(where.cache, fingerprint, fleet)
+
+    return keep if fingerprint and not where.fleet else None
+
+
+def _fingerprint(where: Where, dtype: str) -> str:
+    """What figures hold for; empty where none are kept."""
+    return "" if where.address else f"{hardware_fingerprint()}|{dtype}|threads {where.threads}"
 
 
 def _measure(where: Where, dtype: str) -> Fleet:
@@ -53,12 +74,15 @@ def _measure(where: Where, dtype: str) -> Fleet:
             callers = Callers(fabric.start(token), token)
         try:
             with ERR.status("measuring nodes and links"):
+                for node, reason in callers.silent(list(callers.addresses), 0, _HELLO_SECONDS).items():
+                    raise CallError(node, reason)
                 replies = callers.probe(dtype)
+                links = probe_links(callers, callers.data_ports)
         finally:
             callers.close()
     finally:
         fabric.stop()
-    return fleet_of(replies, NodeName(next(iter(replies))))
+    return fleet_of(replies, links, NodeName(next(iter(replies))))
 
 
 def _known(cache: Path, fingerprint: str) -> Measured | None:

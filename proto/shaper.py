@@ -10,6 +10,9 @@ from typing import Protocol
 
 _TIMER_SLACK, _NANOSECOND = 29, 1  # PR_SET_TIMERSLACK of linux/prctl.h, and its argument
 
+# So late a sleep ends at best (worker/emulation.py); the rest is waited for awake.
+_LATE_SECONDS = 20e-6
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -80,6 +83,5 @@ def sleep_precisely() -> None:
 
 def wait_until(due: float) -> None:
     """Sleep until a time of `time.monotonic`; at once when it is past."""
-    left = due - time.monotonic()
-    if left > 0:
-        time.sleep(left)
+    while (left := due - time.monotonic()) > 0:
+        time.sleep(max(0.0, left - _LATE_SECONDS))

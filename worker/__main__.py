@@ -14,11 +14,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from potluck.proto.shaper import sleep_precisely
 from potluck.worker.data_port import DataPort
 from potluck.worker.emulation import Emulation, read_emulation
+from potluck.worker.link_probe import LinkProbe
 from potluck.worker.server import WorkerService, start_server
 
 _STOP_SECONDS = 1.0
@@ -64,17 +66,18 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {flags.node} %(levelname)s %(message)s")
     token = sys.stdin.readline().strip()
     stop = threading.Event()
-    if flags.emulate:
-        sleep_precisely()
     if flags.device == "cuda" and (reason := _without_gpu()):
         logging.error("%s", reason)
         return 2
     try:
         emulation = read_emulation(flags.emulate) if flags.emulate else Emulation()
-        service = WorkerService(flags.node, emulation.link)
+        if flags.emulate:
+            sleep_precisely()
+        service = WorkerService(LinkProbe(flags.node, token, emulation.link))
         server, address = start_server(service, token, flags.listen)
         data_port = DataPort(flags.node, token, emulation.link, lambda: service.node(_READY_SECONDS))
-        service.data_port = data_port.listen(flags.listen.rpartition(":")[0].strip("[]"))
+        port = data_port.listen(flags.listen.rpartition(":")[0].strip("[]"))
+        service.links = replace(service.links, address=address, data_port=port)
     except (ValueError, OSError) as error:
         logging.error("%s", error)
         return 2

@@ -15,7 +15,7 @@ from potluck.proto.link import LinkCounts, LinkTarget
 from potluck.proto.member_link import MemberError, MemberLink
 from potluck.proto.shaper import Clock, WallClock
 from potluck.proto.stream import StreamHead
-from potluck.proto.tcp import HANDSHAKE_SECONDS, Notice, greet, tune
+from potluck.proto.tcp import Notice, dial, greet
 
 _ALIVE_SECONDS = 2.0
 
@@ -98,10 +98,8 @@ class Members:
 
     def _opened(self, node: str) -> MemberLink:
         target = self._targets[node]
-        host = target.address.rpartition(":")[0].strip("[]")
         try:
-            sock = socket.create_connection((host, target.data_port), timeout=HANDSHAKE_SECONDS)
-            tune(sock)
+            sock = dial(target.address, target.data_port)
             greet(sock, target.head, target.token)
             return self._add(node, sock)
         except (Notice, FrameError, EOFError, OSError) as error:
