@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import grpc
 
 from potluck.coordinator.fabric import Worker
+from potluck.coordinator.link_rounds import Pair
 from potluck.coordinator.measurements import Answer, Measurements, Question, refreshed
-from potluck.models.costs import FormatSpeed
-from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
+from potluck.models.encodings import PACKED
+from potluck.planner.fleet import NodeName
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.channel import PROTOCOL, open_channel, worker_stub
 
 _PROBE_SECONDS = 90.0
+_LINK_SECONDS = 60.0  # several times what the longest measurement takes, each of whose steps has a deadline of its own
 OnLoad = Callable[[NodeName, pb.LoadProgress], None]
 
 
@@ -55,26 +57,49 @@ class Callers:
         return silent
 
     def probe(
-        self, dtype: str, measurements: Measurements | None = None, anew: bool = False
+        self,
+        dtype: str,
+        measurements: Measurements | None = None,
+        anew: bool = False,
+        formats: Collection[str] = tuple(PACKED),
     ) -> dict[NodeName, pb.ProbeReply]:
-        """What every worker measured of its node and its links.
+        """What every worker measured of its node.
 
         Nodes whose hardware is that of `measurements` only tell what changes by the minute, unless all are to measure
-        `anew`; what is new is kept there, if it can be.
+        `anew`; what is new is kept there, if it can be. Of weight formats only these are measured.
 
         Raises:
             CallError: one of them did not answer.
         """
-        ask = Question(dtype, measurements, anew)
+        ask = Question(dtype, measurements, anew, tuple(formats))
         hosts: dict[str, list[NodeName]] = {}
         for node, address in self.addresses.items():
             hosts.setdefault(address.rpartition(":")[0], []).append(node)
         calls = [self._call(self._probe_host, nodes, ask) for nodes in hosts.values()]
-        answers = {node: answer for call in calls for node, answer in call.result().items()}
+        answers: dict[NodeName, Answer] = {}
+        for nodes, call in zip(hosts.values(), calls, strict=True):
+            if (error := _error(call)) is not None:
+                raise error if isinstance(error, CallError | ValueError) else CallError(nodes[0], _reason(error))
+            answers |= call.result()
         if measurements and (new := {node: answer.reply for node, answer in answers.items() if answer.is_new}):
             with contextlib.suppress(OSError):
                 measurements.keep(dtype, new)
         return {node: answers[node].reply for node in self.addresses}
+
+    def probe_links(self, requests: Mapping[Pair, pb.LinkRequest]) -> dict[Pair, pb.LinkReport]:
+        """What the first node of each pair measures of its link to the second, all at the same time.
+
+        Raises:
+            CallError: the first one did not answer.
+        """
+        asked = {
+            pair: self._call(self._stubs[pair[0]].ProbeLink, request, timeout=_LINK_SECONDS, wait_for_ready=True)
+            for pair, request in requests.items()
+        }
+        for pair, call in asked.items():
+            if (error := _error(call)) is not None:
+                raise CallError(pair[0], _reason(error))
+        return {pair: call.result() for pair, call in asked.items()}
 
     def load(self, assignments: Mapping[NodeName, pb.Assignment], on_progress: OnLoad) -> None:
         """Load every shard, all nodes at once.
@@ -105,9 +130,8 @@ class Callers:
         return {node: self._probe_node(node, ask) for node in nodes}
 
     def _probe_node(self, node: NodeName, ask: Question) -> Answer:
-        peers = [pb.Peer(node=other, address=address) for other, address in self.addresses.items() if other != node]
         kept = ask.kept(node)
-        request = pb.ProbeRequest(dtype=ask.dtype, peers=peers, known=kept.reply.fingerprint if kept else "")
+        request = pb.ProbeRequest(dtype=ask.dtype, formats=ask.formats, known=kept.reply.fingerprint if kept else "")
         try:
             reply = self._stubs[node].Probe(request, timeout=_PROBE_SECONDS, wait_for_ready=True)
         except grpc.RpcError as error:
@@ -130,49 +154,6 @@ class Callers:
             on_progress(node, progress)
         if not ready:
             raise CallError(node, "stopped loading without a reason")
-
-
-def fleet_of(replies: Mapping[NodeName, pb.ProbeReply], engine: NodeName) -> Fleet:
-    """The fleet as its workers measured it."""
-    nodes = tuple(_node(name, reply) for name, reply in replies.items())
-    links = {
-        (name, NodeName(link.node)): Link(link.latency, link.bandwidth)
-        for name, reply in replies.items()
-        for link in reply.links
-    }
-    return Fleet(nodes, engine, Link(1e-3, 1.25e8), links, name="as measured")
-
-
-def _node(name: NodeName, reply: pb.ProbeReply) -> Node:
-    return Node(
-        name,
-        (_device(reply),),
-        _rounded(reply.disk_bandwidth),
-        disk_random=_rounded(reply.disk_random),
-        cores=reply.cores,
-        swap=reply.swap_total,
-        swap_free=reply.swap_free,
-    )
-
-
-def _device(reply: pb.ProbeReply) -> Device:
-    kind: Literal["cpu", "cuda"] = "cuda" if reply.device == "cuda" else "cpu"
-    return Device(
-        kind,
-        _rounded(reply.flops),
-        _rounded(reply.memory_bandwidth),
-        reply.memory_free,
-        reply.device_name,
-        {one.format: FormatSpeed(_rounded(one.flops), _rounded(one.bandwidth)) for one in reply.formats},
-        _rounded(reply.layer_overhead),
-        reply.memory_total,
-        _rounded(reply.copy_bandwidth),
-    )
-
-
-def _rounded(measured: float) -> float:
-    """What can be told of a measurement: a file of more digits would be no truer, and harder to read."""
-    return float(f"{measured:.4g}")
 
 
 def _error(call: Future[Any]) -> BaseException | None:

@@ -24,7 +24,7 @@ _VERSION = 1
 _MOST_SECONDS = 30 * 24 * 3600.0
 # Products of these are the same: `quantized` keeps other weights as bfloat16 does.
 _SAME = {"quantized": "bfloat16"}
-_PRESENT = ("device", "device_name", "memory_free", "memory_total", "swap_total", "swap_free", "cores", "links")
+_PRESENT = ("device", "device_name", "memory_free", "memory_total", "swap_total", "swap_free", "cores")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,12 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What nodes are asked to measure: for which compute type, what was measured before, whether to do it anew."""
+    """What nodes are asked to measure, for which compute type and weight formats; what is known, and whether it counts."""
 
     dtype: str
     measurements: Measurements | None
     anew: bool
+    formats: tuple[str, ...]
 
     def kept(self, node: NodeName) -> Kept | None:
         """What a node need not measure again if its hardware is still the same."""
@@ -138,7 +139,6 @@ def _read(data: Mapping[str, Any]) -> Iterator[Kept]:
 def _written(one: Kept, now: float) -> dict[str, object]:
     reply = pb.ProbeReply()
     reply.CopyFrom(one.reply)
-    reply.ClearField("links")
     return {
         "node": one.node,
         "dtype": one.dtype,

@@ -57,6 +57,7 @@ def serve(
     step_seconds: flags.StepSeconds = 60.0,
     wire: flags.Wire = flags.WireName.TCP,
     grace: flags.Grace = 30.0,
+    remeasure_after: flags.RemeasureAfter = 5,
     fewest: flags.Fewest = False,
     streaming: flags.Streaming = True,
     spread: flags.Spread = flags.SpreadName.ALL,
@@ -83,13 +84,28 @@ def serve(
     wish = Wish(
         *(dtype, rounds, context, kv_tokens, fewest, out, max_rows, step_seconds, wire.value, quantize, streaming)
     )
-    wish = replace(wish, spread=spread.value, share=tuple(share or ()))
-    prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
+    wish = replace(wish, spread=spread.value, share=tuple(share or ()), remeasure_after=remeasure_after)
+    where = Where(fleet, address, local, _cache(cache), offline, threads)
+    prepared = _prepare(model, where, wish, plan)
     hosts = (*default_hosts(host), *(allowed_host or ()))
     options = ApiOptions(
         aliases=(model,), api_keys=tuple(api_key or ()), allowed_hosts=hosts, cors_origins=tuple(cors_origin or ())
     )
     raise typer.Exit(serve(prepared.with_template(chat_template), Address(host, port, options, grace), as_json))
+
+
+@app.command()
+def status(
+    url: Annotated[str, typer.Argument(help="Where the server is.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[
+        str | None, typer.Option(help="Key that the server was started with.", envvar=settings.API_KEY)
+    ] = None,
+    as_json: flags.AsJson = False,
+) -> None:
+    """Ask a running server: who holds what, how busy it is, and what was predicted beside what is measured."""
+    from potluck.deploy.status import show_status
+
+    show_status(url, api_key, as_json)
 
 
 @app.command()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from potluck.coordinator.calls import Callers, fleet_of
+from potluck.coordinator.calls import CallError, Callers
+from potluck.coordinator.links import probe_links
+from potluck.coordinator.measured_fleet import fleet_of
 from potluck.coordinator.measurements import Kept, Measurements, refreshed
 from potluck.deploy.console import ERR
 from potluck.deploy.prepare import Where, fabric_of, measurements_in
@@ -13,6 +15,8 @@ from potluck.planner.fleet import Fleet, NodeName
 from potluck.proto import cluster_pb2 as pb
 from potluck.worker.capacity import host_memory_free, host_memory_total, swap_space, usable_cores
 from potluck.worker.hardware import node_fingerprint
+
+_HELLO_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ def measured_fleet(where: Where, dtype: str, anew: bool = False) -> Measured:
     known = None if anew or where.address else measurements.of_hardware(fingerprint, dtype)
     # How much of a GPU is free only its driver says, which a worker asks.
     if known and known.reply.device == "cpu":
-        return Measured(fleet_of({known.node: _as_it_is_now(known)}, known.node), known.age)
+        return Measured(fleet_of({known.node: _as_it_is_now(known)}, {}, known.node), known.age)
     return _measure(where, dtype, measurements, anew)
 
 
@@ -48,12 +52,15 @@ def _measure(where: Where, dtype: str, measurements: Measurements, anew: bool) -
             callers = Callers(fabric.start(token), token)
         try:
             with ERR.status("measuring nodes and links"):
+                for node, reason in callers.silent(list(callers.addresses), 0, _HELLO_SECONDS).items():
+                    raise CallError(node, reason)
                 replies = callers.probe(dtype, measurements, anew)
+                links = probe_links(callers, callers.data_ports)
         finally:
             callers.close()
     finally:
         fabric.stop()
-    return Measured(fleet_of(replies, NodeName(next(iter(replies)))), measurements.age(replies, dtype))
+    return Measured(fleet_of(replies, links, NodeName(next(iter(replies)))), measurements.age(replies, dtype))
 
 
 def _as_it_is_now(known: Kept) -> pb.ProbeReply:

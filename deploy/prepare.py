@@ -15,6 +15,7 @@ from potluck.deploy.machine import measure_machine
 from potluck.deploy.wish import Wish, check_wish, context_of, goal_of, read_plan, wished_spec
 from potluck.models.open import open_checkpoint, read_spec
 from potluck.models.source import ModelPath
+from potluck.models.spec import ModelSpec
 from potluck.models.tokenizer import Tokenizer, load_tokenizer
 from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.goal import Goal
@@ -55,18 +56,21 @@ class EmulatedFleet:
 
     def engine_links(self) -> dict[str, Shape]:
         """Links from the node where requests arrive, as they are emulated."""
-        return {node: Shape(*link) for node, link in self.emulations[self.fleet.engine].links.items()}
+        return {
+            node: Shape(link.latency, link.bandwidth) for node, link in self.emulations[self.fleet.engine].links.items()
+        }
 
 
-def emulated_fleet(reference: str, cache: Path) -> EmulatedFleet:
-    """Read a fleet and work out what imitating it takes here.
+def emulated_fleet(reference: str, cache: Path, spec: ModelSpec, goal: Goal) -> EmulatedFleet:
+    """Read a fleet and work out what imitating it takes here, for a model.
 
     Raises:
         FleetFileError, CalibrationError: one line each.
     """
     fleet = read_fleet(reference)
-    machine = measure_machine(cache)
-    return EmulatedFleet(fleet, time_scale(fleet, machine), emulate(fleet, machine))
+    machine = measure_machine(cache, goal.dtype, spec.encodings.values())
+    scale = time_scale(fleet, machine, (spec, goal.dtype), goal.chunk)
+    return EmulatedFleet(fleet, scale, emulate(fleet, scale))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +131,11 @@ def prepare(found: ModelPath, where: Where, wish: Wish, plan_file: Path | None) 
     goal, context = goal_of(files.spec, found.name, wish), context_of(files.spec, wish)
     plan = read_plan(plan_file, files.spec) if plan_file else None
     check_wish(files.spec, wish, plan)
-    emulated = emulated_fleet(where.fleet, where.cache) if where.fleet else None
-    serving = replace(_serving(goal, context, emulated, wish), measurements=measurements_in(where.cache))
     if plan:
-        serving = replace(serving, plan=plan, goal=replace(goal, dtype=plan.dtype, kv_tokens=plan.kv_tokens))
+        goal = replace(goal, dtype=plan.dtype, kv_tokens=plan.kv_tokens)
+    emulated = emulated_fleet(where.fleet, where.cache, files.spec, goal) if where.fleet else None
+    serving = _serving(goal, context, emulated, wish)
+    serving = replace(serving, plan=plan, measurements=measurements_in(where.cache))
     if emulated:
         validate(plan or solve(emulated.fleet, files.spec, goal), emulated.fleet, files.spec)
     fabric = fabric_of(where, emulated)
@@ -154,7 +159,14 @@ def fabric_of(where: Where, emulated: EmulatedFleet | None) -> Fabric:
 
 def _serving(goal: Goal, context: int, emulated: EmulatedFleet | None, wish: Wish) -> Serving:
     if emulated is None:
-        return Serving(goal, context, max_rows=wish.max_rows, step_seconds=wish.step_seconds, wire=wish.wire)
+        return Serving(
+            goal,
+            context,
+            max_rows=wish.max_rows,
+            step_seconds=wish.step_seconds,
+            wire=wish.wire,
+            remeasure_after=wish.remeasure_after,
+        )
     return Serving(
         goal,
         context,
@@ -163,4 +175,6 @@ def _serving(goal: Goal, context: int, emulated: EmulatedFleet | None, wish: Wis
         max_rows=wish.max_rows,
         step_seconds=wish.step_seconds * emulated.scale,
         wire=wish.wire,
+        scale=emulated.scale,
+        remeasure_after=wish.remeasure_after,
     )

@@ -79,10 +79,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One direction between two nodes: one-way latency in seconds, bandwidth in bytes per second."""
+    """One direction between two nodes: one-way latency in seconds, bandwidth in bytes per second.
+
+    `loaded` is the same link while all of the fleet send as much as they can; None where nobody measured it.
+    """
 
     latency: float
     bandwidth: float
+    loaded: Link | None = None
 
     def __post_init__(self) -> None:
         """Refuse a link that nothing could cross.

@@ -29,19 +29,17 @@ class HelloReply(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., epochs: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., data_port: _Optional[int] = ...) -> None: ...
 
 class ProbeRequest(_message.Message):
-    __slots__ = ("dtype", "peers", "formats", "known")
+    __slots__ = ("dtype", "formats", "known")
     DTYPE_FIELD_NUMBER: _ClassVar[int]
-    PEERS_FIELD_NUMBER: _ClassVar[int]
     FORMATS_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     dtype: str
-    peers: _containers.RepeatedCompositeFieldContainer[Peer]
     formats: _containers.RepeatedScalarFieldContainer[str]
     known: str
-    def __init__(self, dtype: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., formats: _Optional[_Iterable[str]] = ..., known: _Optional[str] = ...) -> None: ...
+    def __init__(self, dtype: _Optional[str] = ..., formats: _Optional[_Iterable[str]] = ..., known: _Optional[str] = ...) -> None: ...
 
 class ProbeReply(_message.Message):
-    __slots__ = ("device", "device_name", "flops", "memory_bandwidth", "memory_free", "memory_total", "disk_bandwidth", "links", "native_dtype", "formats", "layer_overhead", "swap_total", "swap_free", "cores", "disk_random", "copy_bandwidth", "fingerprint", "unchanged", "seconds")
+    __slots__ = ("device", "device_name", "flops", "memory_bandwidth", "memory_free", "memory_total", "disk_bandwidth", "native_dtype", "formats", "layer_overhead", "swap_total", "swap_free", "cores", "disk_random", "copy_bandwidth", "fingerprint", "unchanged", "seconds")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_NAME_FIELD_NUMBER: _ClassVar[int]
     FLOPS_FIELD_NUMBER: _ClassVar[int]
@@ -49,7 +47,6 @@ class ProbeReply(_message.Message):
     MEMORY_FREE_FIELD_NUMBER: _ClassVar[int]
     MEMORY_TOTAL_FIELD_NUMBER: _ClassVar[int]
     DISK_BANDWIDTH_FIELD_NUMBER: _ClassVar[int]
-    LINKS_FIELD_NUMBER: _ClassVar[int]
     NATIVE_DTYPE_FIELD_NUMBER: _ClassVar[int]
     FORMATS_FIELD_NUMBER: _ClassVar[int]
     LAYER_OVERHEAD_FIELD_NUMBER: _ClassVar[int]
@@ -68,7 +65,6 @@ class ProbeReply(_message.Message):
     memory_free: int
     memory_total: int
     disk_bandwidth: float
-    links: _containers.RepeatedCompositeFieldContainer[LinkReport]
     native_dtype: str
     formats: _containers.RepeatedCompositeFieldContainer[FormatSpeed]
     layer_overhead: float
@@ -80,7 +76,7 @@ class ProbeReply(_message.Message):
     fingerprint: str
     unchanged: bool
     seconds: float
-    def __init__(self, device: _Optional[str] = ..., device_name: _Optional[str] = ..., flops: _Optional[float] = ..., memory_bandwidth: _Optional[float] = ..., memory_free: _Optional[int] = ..., memory_total: _Optional[int] = ..., disk_bandwidth: _Optional[float] = ..., links: _Optional[_Iterable[_Union[LinkReport, _Mapping]]] = ..., native_dtype: _Optional[str] = ..., formats: _Optional[_Iterable[_Union[FormatSpeed, _Mapping]]] = ..., layer_overhead: _Optional[float] = ..., swap_total: _Optional[int] = ..., swap_free: _Optional[int] = ..., cores: _Optional[float] = ..., disk_random: _Optional[float] = ..., copy_bandwidth: _Optional[float] = ..., fingerprint: _Optional[str] = ..., unchanged: _Optional[bool] = ..., seconds: _Optional[float] = ...) -> None: ...
+    def __init__(self, device: _Optional[str] = ..., device_name: _Optional[str] = ..., flops: _Optional[float] = ..., memory_bandwidth: _Optional[float] = ..., memory_free: _Optional[int] = ..., memory_total: _Optional[int] = ..., disk_bandwidth: _Optional[float] = ..., native_dtype: _Optional[str] = ..., formats: _Optional[_Iterable[_Union[FormatSpeed, _Mapping]]] = ..., layer_overhead: _Optional[float] = ..., swap_total: _Optional[int] = ..., swap_free: _Optional[int] = ..., cores: _Optional[float] = ..., disk_random: _Optional[float] = ..., copy_bandwidth: _Optional[float] = ..., fingerprint: _Optional[str] = ..., unchanged: _Optional[bool] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class FormatSpeed(_message.Message):
     __slots__ = ("format", "flops", "bandwidth")
@@ -92,15 +88,27 @@ class FormatSpeed(_message.Message):
     bandwidth: float
     def __init__(self, format: _Optional[str] = ..., flops: _Optional[float] = ..., bandwidth: _Optional[float] = ...) -> None: ...
 
+class LinkRequest(_message.Message):
+    __slots__ = ("peer", "bulk_seconds", "trips_meanwhile")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    BULK_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TRIPS_MEANWHILE_FIELD_NUMBER: _ClassVar[int]
+    peer: Peer
+    bulk_seconds: float
+    trips_meanwhile: bool
+    def __init__(self, peer: _Optional[_Union[Peer, _Mapping]] = ..., bulk_seconds: _Optional[float] = ..., trips_meanwhile: _Optional[bool] = ...) -> None: ...
+
 class LinkReport(_message.Message):
-    __slots__ = ("node", "latency", "bandwidth")
-    NODE_FIELD_NUMBER: _ClassVar[int]
-    LATENCY_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("failure", "bandwidth", "round_trip", "trip_bytes")
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
     BANDWIDTH_FIELD_NUMBER: _ClassVar[int]
-    node: str
-    latency: float
+    ROUND_TRIP_FIELD_NUMBER: _ClassVar[int]
+    TRIP_BYTES_FIELD_NUMBER: _ClassVar[int]
+    failure: str
     bandwidth: float
-    def __init__(self, node: _Optional[str] = ..., latency: _Optional[float] = ..., bandwidth: _Optional[float] = ...) -> None: ...
+    round_trip: float
+    trip_bytes: int
+    def __init__(self, failure: _Optional[str] = ..., bandwidth: _Optional[float] = ..., round_trip: _Optional[float] = ..., trip_bytes: _Optional[int] = ...) -> None: ...
 
 class Peer(_message.Message):
     __slots__ = ("node", "address", "data_port")
@@ -289,7 +297,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("node", "epochs", "compute_seconds", "wait_seconds", "transfer_seconds", "steps", "rows", "links", "resident_bytes", "uptime_seconds", "stall_seconds", "streamed_bytes", "anonymous_bytes", "sums", "sum_seconds")
+    __slots__ = ("node", "epochs", "compute_seconds", "wait_seconds", "transfer_seconds", "steps", "rows", "links", "resident_bytes", "uptime_seconds", "stall_seconds", "streamed_bytes", "anonymous_bytes", "sums", "sum_seconds", "behind_seconds")
     NODE_FIELD_NUMBER: _ClassVar[int]
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -305,6 +313,7 @@ class StatusReply(_message.Message):
     ANONYMOUS_BYTES_FIELD_NUMBER: _ClassVar[int]
     SUMS_FIELD_NUMBER: _ClassVar[int]
     SUM_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BEHIND_SECONDS_FIELD_NUMBER: _ClassVar[int]
     node: str
     epochs: _containers.RepeatedScalarFieldContainer[int]
     compute_seconds: float
@@ -320,7 +329,8 @@ class StatusReply(_message.Message):
     anonymous_bytes: int
     sums: int
     sum_seconds: float
-    def __init__(self, node: _Optional[str] = ..., epochs: _Optional[_Iterable[int]] = ..., compute_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., transfer_seconds: _Optional[float] = ..., steps: _Optional[int] = ..., rows: _Optional[int] = ..., links: _Optional[_Iterable[_Union[LinkCount, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., stall_seconds: _Optional[float] = ..., streamed_bytes: _Optional[int] = ..., anonymous_bytes: _Optional[int] = ..., sums: _Optional[int] = ..., sum_seconds: _Optional[float] = ...) -> None: ...
+    behind_seconds: float
+    def __init__(self, node: _Optional[str] = ..., epochs: _Optional[_Iterable[int]] = ..., compute_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., transfer_seconds: _Optional[float] = ..., steps: _Optional[int] = ..., rows: _Optional[int] = ..., links: _Optional[_Iterable[_Union[LinkCount, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., stall_seconds: _Optional[float] = ..., streamed_bytes: _Optional[int] = ..., anonymous_bytes: _Optional[int] = ..., sums: _Optional[int] = ..., sum_seconds: _Optional[float] = ..., behind_seconds: _Optional[float] = ...) -> None: ...
 
 class LinkCount(_message.Message):
     __slots__ = ("node", "frames", "payload_bytes", "header_bytes")

@@ -56,6 +56,18 @@ def tune(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
+def dial(address: str, data_port: int) -> socket.socket:
+    """A socket to the data port of the worker at `address` (host:port of its calls); `greet` comes next.
+
+    Raises:
+        OSError: it cannot be reached.
+    """
+    host = address.rpartition(":")[0].strip("[]")
+    sock = socket.create_connection((host, data_port), timeout=HANDSHAKE_SECONDS)
+    tune(sock)
+    return sock
+
+
 def receive(sock: socket.socket, size: int) -> bytearray:
     """Exactly `size` bytes.
 

@@ -12,7 +12,7 @@ from potluck.proto.errors import FrameError
 from potluck.proto.frames import Frame, unpack_part
 from potluck.proto.link import Link, LinkCounts, LinkError, LinkTarget, OnBroken, OnFrame
 from potluck.proto.outbox import Outbox
-from potluck.proto.tcp import HANDSHAKE_SECONDS, Notice, greet, read_message, tune
+from potluck.proto.tcp import Notice, dial, greet, read_message
 
 
 class TcpLink(Link):
@@ -56,7 +56,7 @@ class TcpLink(Link):
 
     def _work(self) -> None:
         try:
-            with self._connect() as sock:
+            with dial(self.target.address, self.target.data_port) as sock:
                 self._socket = sock
                 greet(sock, self.target.head, self.target.token)
                 sock.settimeout(None)
@@ -71,12 +71,6 @@ class TcpLink(Link):
             self._break(grpc.StatusCode.UNAVAILABLE, str(error))
         except OSError as error:
             self._break(grpc.StatusCode.UNAVAILABLE, error.strerror or str(error))
-
-    def _connect(self) -> socket.socket:
-        host = self.target.address.rpartition(":")[0].strip("[]")
-        sock = socket.create_connection((host, self.target.data_port), timeout=HANDSHAKE_SECONDS)
-        tune(sock)
-        return sock
 
     def _break(self, status: grpc.StatusCode, detail: str) -> None:
         with self._breaking:

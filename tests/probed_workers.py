@@ -13,6 +13,7 @@ import grpc
 from potluck.coordinator.fabric import Worker
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto import cluster_pb2_grpc as rpc
+from potluck.proto.channel import PROTOCOL
 
 TOKEN = "t" * 32
 
@@ -29,6 +30,12 @@ class ProbedWorker(rpc.WorkerServicer):
     def measured(self):
         """How often it measured."""
         return len(self.spans)
+
+    def Hello(self, request, context):
+        return pb.HelloReply(protocol=PROTOCOL, node=self.name)
+
+    def ProbeLink(self, request, context):
+        return pb.LinkReport(bandwidth=1e8 if request.bulk_seconds else 0.0, round_trip=1e-3, trip_bytes=8192)
 
     def Probe(self, request, context):
         self.asked.append(request)

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from potluck.proto.assembly import Assembly
 from potluck.proto.errors import FrameError
 from potluck.proto.frames import Frame, unpack_part
+from potluck.proto.link import LinkError
 from potluck.proto.outbox import Outbox
 from potluck.proto.shaper import Shape
 from potluck.proto.stream import StreamHead
 from potluck.proto.tcp import HANDSHAKE_SECONDS, Notice, admit, notice, read_message, tune
+from potluck.worker.echo import Echo
 
 if TYPE_CHECKING:
     from potluck.worker.epochs import Epoch
@@ -36,7 +38,7 @@ class DataPort:
         """`link_shape` gives the emulated link to a node; `node` waits for the torch half, and raises FrameError."""
         self._name, self._token = name, token
         self._link_shape, self._node = link_shape, node
-        self._streams = threading.Semaphore(_MOST_STREAMS)
+        self._streams, self._echo = threading.Semaphore(_MOST_STREAMS), Echo()
         self._listener: socket.socket | None = None
 
     def listen(self, host: str) -> int:
@@ -84,6 +86,9 @@ class DataPort:
         sock.settimeout(HANDSHAKE_SECONDS)
         try:
             head, accepted = admit(sock, self._token)
+            if head.role == "probe":
+                self._echo_to(sock, head.node, accepted)
+                return
             node = self._node()
             epoch = node.epochs.get(head.epoch)
             if head.role == "member":
@@ -99,6 +104,14 @@ class DataPort:
         sock.sendall(accepted)
         sock.settimeout(None)
         self._run(sock, head, epoch, node.executor)
+
+    def _echo_to(self, sock: socket.socket, node: str, accepted: bytes) -> None:
+        with self._echo.place():
+            sock.sendall(accepted)
+            with contextlib.suppress(EOFError, OSError, Notice, LinkError):
+                self._echo.serve(sock, self._link_shape(node) if node != self._name else Shape())
+                # Until the opener hangs up: closing over what it still sends would take the last answer back.
+                _linger(sock)
 
     def _run(self, sock: socket.socket, head: StreamHead, epoch: Epoch, executor: Executor) -> None:
         from potluck.worker.answers import TcpAnswers

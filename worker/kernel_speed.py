@@ -20,14 +20,14 @@ from potluck.kernels import packed
 from potluck.models.costs import FormatSpeed
 from potluck.models.encodings import PACKED, packed_bytes, plain_bytes
 from potluck.worker.device import CPU
-from potluck.worker.emulation import Slowness
+from potluck.worker.emulation import DescribedDevice
 from potluck.worker.residence import DeviceMemory, HostMemory, Product, Residence
 from potluck.worker.timing import Work, seconds, steady_median
 
 _PLAIN = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _PLAIN_OF = {"float32": "F32", "float16": "F16"}
 # Whatever it is taken for, a byte of this makes an ordinary number; zeros and denormal ones may be quicker or slower.
-_BYTE = 0x3C
+BYTE = 0x3C
 _ROUNDS = 3
 _SETTLE = 2  # products that are not counted: threads wake, memory for the result is had
 
@@ -58,12 +58,14 @@ class KernelBench:
     """Measures formats one after the other over the same bytes.
 
     Attributes:
+        pool: bytes to take for weights, as `filled_pool` makes them.
+        described: the node that is imitated.
         exact: whether activations stay unrounded, as `weight-only` computes.
         budget: seconds for each kind of product of a format in a round, once it is running.
     """
 
-    slowness: Slowness
     pool: torch.Tensor
+    described: DescribedDevice | None = None
     device: torch.device = CPU
     exact: bool = False
     budget: float = 0.05
@@ -83,17 +85,17 @@ class KernelBench:
         # Alone it would take a slow node seconds.
         product(x_TI[:_SETTLE])
         flops = 2.0 * prod(shapes.prefill) * shapes.rows
-        work = Work(partial(product, x_TI), flops, _bytes(encoding, shapes.prefill, self.device))
-        return flops / steady_median((seconds(work, self.slowness, self.device) for _ in repeat(None)), self.budget)
+        work = Work(partial(product, x_TI), flops, encoding=encoding)
+        return flops / steady_median((seconds(work, self.described, self.device) for _ in repeat(None)), self.budget)
 
     def _bandwidth(self, encoding: str, shapes: Shapes) -> float:
         nbytes = _bytes(encoding, shapes.decode, self.device)
         x_TI = torch.ones(1, shapes.decode[1], device=self.device)
         products = self._products(encoding, shapes.decode, max(1, len(self.pool) // self._stored(encoding, shapes)))
-        works = (Work(partial(product, x_TI), 2.0 * prod(shapes.decode), nbytes) for product in cycle(products))
+        works = (Work(partial(product, x_TI), 0.0, nbytes, encoding) for product in cycle(products))
         for _ in range(_SETTLE):
-            seconds(next(works), self.slowness, self.device)
-        return nbytes / steady_median((seconds(work, self.slowness, self.device) for work in works), self.budget)
+            seconds(next(works), self.described, self.device)
+        return nbytes / steady_median((seconds(work, self.described, self.device) for work in works), self.budget)
 
     def _stored(self, encoding: str, shapes: Shapes) -> int:
         return stored_bytes(encoding, shapes.decode, self.device)
@@ -141,7 +143,7 @@ def filled_pool(size: int) -> torch.Tensor:
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         # Pages of files are small; with large ones weights would be read quicker than a shard's are.
         memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8).fill_(_BYTE)
+    return torch.frombuffer(memory, dtype=torch.uint8).fill_(BYTE)
 
 
 def pool_size(device: torch.device, free: int) -> int:

@@ -13,7 +13,6 @@ import torch
 
 from potluck.models.spec import LayerSpec, ModelSpec, Rope
 from potluck.proto.step import Outputs, Run, Sampling, Step
-from potluck.worker.emulation import Slowness
 from potluck.worker.pieces import Unit, pieces_of
 from potluck.worker.shard import Shard, ShardConfig, Window
 from potluck.worker.timing import Work, seconds, steady_median
@@ -41,7 +40,7 @@ _TINY = ModelSpec(
 
 
 def measure_layer_overhead(dtype: torch.dtype) -> float:
-    """Seconds that software adds to a layer of a decode step on this machine's CPU; never scaled by an emulation."""
+    """Seconds that software adds to a layer of a decode step on this machine's CPU."""
     few, many = (_step_seconds(layers, dtype) for layers in (_FEW, _MANY))
     return max(0.0, many - few) / (_MANY - _FEW)
 
@@ -55,11 +54,10 @@ def _step_seconds(layers: int, dtype: torch.dtype) -> float:
 
 def _steps(shard: Shard, x_TD: torch.Tensor) -> Iterator[float]:
     """Seconds of one decode step after the other of one sequence, the first few not counted."""
-    whole = Slowness(1.0)
     for number in range(1, _STEPS):
         step = _step(number)
         shard.prepare(step)
-        taken = seconds(Work(partial(shard.run, 0, step, x_TD), 0.0, 0.0), whole, x_TD.device)
+        taken = seconds(Work(partial(shard.run, 0, step, x_TD)), None, x_TD.device)
         if number > _WARM:
             yield taken
 

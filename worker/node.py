@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import queue
@@ -26,9 +27,10 @@ from potluck.proto.stream import StreamRole
 from potluck.worker import probe
 from potluck.worker.assignment import Share, read_assignment, read_dtype, wire_dtype
 from potluck.worker.capacity import default_threads
+from potluck.worker.described import Described
 from potluck.worker.device import choose_device
-from potluck.worker.emulation import Emulation, Slowness
-from potluck.worker.epochs import Epoch, Epochs, Ways
+from potluck.worker.emulation import Emulation
+from potluck.worker.epochs import Epoch, Epochs, Paced, Ways
 from potluck.worker.executor import Executor
 from potluck.worker.fetch import Holder
 from potluck.worker.group import Group, SumTotals
@@ -36,12 +38,15 @@ from potluck.worker.group_assignment import agreement_with
 from potluck.worker.hardware import node_fingerprint
 from potluck.worker.loading import Loader
 from potluck.worker.members import Members
+from potluck.worker.overlap import unpaced
+from potluck.worker.pace import Pace
 from potluck.worker.packing import WeightError
 from potluck.worker.probe import Subject
 from potluck.worker.shard import Shard
 from potluck.worker.shard_manifest import ShardFileError
 from potluck.worker.windows import GpuOptions
 
+_BEHIND_SECONDS, _BEHIND = 1.0, 0.05  # an emulation that is later than both is not true
 _ALLOWANCE = 768 << 20  # buffers, thread stacks and allocator slack on top of an emulated node's budget
 _LOG = logging.getLogger("potluck.worker")
 
@@ -86,10 +91,10 @@ class Node:
         self.epochs = Epochs()
         self.holder = Holder(open_checkpoint)
         self._config = config
-        self._slowness = Slowness(config.emulation.slow_down)
+        self._pace, self._trusted = Pace() if config.emulation.device else None, True
         self._probing = threading.Lock()
         self._sums = SumTotals()
-        self.executor = Executor(config.name, self._slowness)
+        self.executor = Executor(config.name)
         self._loader = Loader(config.cache, config.token, self.holder, config.emulation.disk)
         self._loading = threading.Lock()
         # A GPU's driver maps far more of the address space than it uses, and weights lie on the device.
@@ -97,18 +102,15 @@ class Node:
             _limit_memory(config.memory)
 
     def probe(self, request: pb.ProbeRequest) -> pb.ProbeReply:
-        """Measure this node and its links.
+        """Measure this node.
 
         Raises:
             FrameError: the compute type is not known.
         """
         dtype = read_dtype(request.dtype or "float32")
-        links = [probe.measure_link(peer, self._config.token, self._config.emulation) for peer in request.peers]
         # Two at a time would measure each other.
         with self._probing:
-            reply = probe.measure_node(self._subject, request, dtype)
-        reply.links.extend(link for link in links if link is not None)
-        return reply
+            return probe.measure_node(self._subject, request, dtype)
 
     @property
     def _subject(self) -> Subject:
@@ -130,16 +132,17 @@ class Node:
             streamed = Shard.streamed_bytes(share.spec, share.windows, share.config)
             self._check_memory(weights - streamed + min(streamed, assignment.stream_bytes) + kv)
             members = self._members(assignment, share)
-            shard = Shard(share.spec, share.windows, share.config, self._groups(share, members))
+            shard = Shard(share.spec, share.windows, share.config, self._groups(share, members), self._pace)
             total = pb.LoadProgress(weight_bytes=weights, kv_bytes=kv)
             yield from _reported(lambda report: self._loader.load(assignment, share, shard, report), total)
-            self.epochs.add(self._epoch(assignment, shard, share.spec.hidden, members))
+            self.epochs.add(self._epoch(assignment, shard, share, members))
             total.ready, total.activity = True, "ready"
             yield total
 
     def status(self, uptime: float) -> pb.StatusReply:
         """Counts since the start."""
         totals, links, memory = self.executor.totals, self.epochs.counts(), psutil.Process().memory_info()
+        self._look_behind()
         shards = [epoch.shard for epoch in self.epochs.held]
         return pb.StatusReply(
             node=self._config.name,
@@ -161,8 +164,16 @@ class Node:
             streamed_bytes=sum(shard.brought_bytes for shard in shards),
             sums=self._sums.sums,
             sum_seconds=self._sums.seconds,
+            behind_seconds=self._pace.behind if self._pace else 0.0,
             uptime_seconds=uptime,
         )
+
+    def _look_behind(self) -> None:
+        """Say once that the emulation is not true here."""
+        behind, computed = self._pace.behind if self._pace else 0.0, self.executor.totals.compute
+        if self._trusted and behind > max(_BEHIND_SECONDS, _BEHIND * computed):
+            self._trusted = False
+            _LOG.warning("%.1f s of %.1f s later than described: this machine is too slow or busy", behind, computed)
 
     def stop(self) -> None:
         """End all epochs and the compute thread."""
@@ -184,21 +195,28 @@ class Node:
                 Refusal.OVERSIZED,
             )
 
-    def _epoch(self, assignment: pb.Assignment, shard: Shard, hidden: int, members: Members) -> Epoch:
+    def _epoch(self, assignment: pb.Assignment, shard: Shard, share: Share, members: Members) -> Epoch:
         nexts = {w.stage: tuple(w.next_nodes) for w in assignment.windows}
         targets = self._targets(assignment, {node for nodes in nexts.values() for node in nodes}, "worker")
-        ways = Ways(nexts, targets, wire_dtype(assignment.dtype), hidden, assignment.max_rows)
-        return Epoch(assignment.epoch, shard, ways, members)
+        ways = Ways(nexts, targets, wire_dtype(assignment.dtype), share.spec.hidden, assignment.max_rows)
+        return Epoch(assignment.epoch, shard, ways, members, self._paced(share, assignment.dtype))
+
+    def _paced(self, share: Share, dtype: str) -> Paced:
+        pace, device = self._pace, self._config.emulation.device
+        if pace is None or device is None:
+            return lambda stage, step: contextlib.nullcontext()
+        described = Described(share.spec, share.windows, (device, dtype))
+        return lambda stage, step: pace.window(lambda: described.targets(stage, step))
 
     def _members(self, assignment: pb.Assignment, share: Share) -> Members:
         others = {node for group in share.groups.values() for node in group.nodes}
         targets = self._targets(assignment, others, "member").items()
         agreed = {node: replace(target, agreement=agreement_with(node, share.groups)) for node, target in targets}
-        return Members(self._config.name, agreed)
+        return Members(self._config.name, agreed, self._pace)
 
     def _groups(self, share: Share, members: Members) -> dict[int, Group]:
-        own, apart = self._config.name, self._slowness.apart
-        return {stage: Group(plan, own, members.link, apart, self._sums) for stage, plan in share.groups.items()}
+        own, apart = self._config.name, self._pace.apart if self._pace else unpaced
+        return {stage: Group(plan, own, members.link, self._sums, apart) for stage, plan in share.groups.items()}
 
     def _targets(self, assignment: pb.Assignment, nodes: Iterable[str], role: StreamRole) -> dict[str, LinkTarget]:
         peers = {peer.node: peer for peer in assignment.peers}

@@ -1,4 +1,4 @@
-"""Measures this node: products of every weight format, software per layer, memory, disk; and the links to others.
+"""Measures this node: products of every weight format, software per layer, memory, disk. Links: `link_probe.py`.
 
 What changes by the minute (free memory, swap) is told anew whenever somebody asks, what the hardware decides only to
 who does not know it yet: a reply carries the fingerprint of what was measured, a request one that its sender knows.
@@ -7,27 +7,22 @@ who does not know it yet: a reply carries the fingerprint of what was measured, 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import torch
 
 from potluck.proto import cluster_pb2 as pb
-from potluck.proto.channel import PROTOCOL, open_channel, worker_stub
 from potluck.worker.capacity import host_memory_free, host_memory_total, swap_space, usable_cores
 from potluck.worker.device import CPU, device_memory
 from potluck.worker.disk_speed import DiskSpeed, measure_disk
-from potluck.worker.emulation import Emulation, Slowness
+from potluck.worker.emulation import DescribedDevice, Emulation
 from potluck.worker.hardware import native_dtype
 from potluck.worker.kernel_speed import KernelBench, filled_pool, formats_here, in_turn, plain_encoding, pool_size
 from potluck.worker.layer_overhead import measure_layer_overhead
 
 _DEVICE_RESERVE = 0.1  # of a GPU's: activations, logits, what kernels and libraries load
 _SECONDS = 9.0  # for products; formats that are left over then are taken to be as fast as the compute type
-_TRANSFER = 1 << 20
-_PINGS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +76,8 @@ def _present(subject: Subject) -> pb.ProbeReply:
 def _add_speeds(reply: pb.ProbeReply, subject: Subject, request: pb.ProbeRequest) -> None:
     """Products in the compute type, and of the formats that are wanted and multiplied here."""
     plain = plain_encoding(request.dtype or "float32")
-    wanted = [name for name in formats_here() if name in request.formats or not request.formats]
-    bench = kernel_bench(subject.device, Slowness(subject.emulation.slow_down), request.dtype == "weight-only")
+    wanted = [name for name in formats_here() if name in request.formats]
+    bench = kernel_bench(subject.device, subject.emulation.device, request.dtype == "weight-only")
     until = time.perf_counter() + _SECONDS
     speeds = in_turn([plain, *wanted], bench, lambda: time.perf_counter() > until)
     compute = speeds.pop(plain)
@@ -96,23 +91,26 @@ def _add_overheads(reply: pb.ProbeReply, subject: Subject, dtype: torch.dtype) -
     described = subject.emulation.disk
     disk = DiskSpeed(described) if described else measure_disk(subject.cache)
     reply.disk_bandwidth, reply.disk_random = disk
-    if subject.device.type == "cpu":
+    if subject.device.type == "cpu" and subject.emulation.device is None:
+        # Of a described node all that a layer takes here is hidden in what its products take there.
         reply.layer_overhead = measure_layer_overhead(dtype)
-    else:
+    if subject.device.type != "cpu":
         from potluck.worker.gpu.copy_speed import measure_copy_bandwidth
 
         # Decode steps are replayed graphs there: what a layer costs beside its kernels has never been measured.
         reply.copy_bandwidth = measure_copy_bandwidth(subject.device)
 
 
-def kernel_bench(device: torch.device, slowness: Slowness, exact: bool = False) -> KernelBench:
+def kernel_bench(
+    device: torch.device = CPU, described: DescribedDevice | None = None, exact: bool = False
+) -> KernelBench:
     """What measures products on a device, with as much memory as may be taken for it."""
-    return KernelBench(slowness, filled_pool(pool_size(device, host_memory_free())), device, exact)
+    return KernelBench(filled_pool(pool_size(device, host_memory_free())), described, device, exact)
 
 
-def measure_memory_bandwidth(slowness: Slowness, device: torch.device = CPU) -> float:
+def measure_memory_bandwidth() -> float:
     """Bytes per second when matrices of float32, more than any cache holds, are multiplied by one row."""
-    return in_turn(["F32"], kernel_bench(device, slowness), lambda: False)["F32"].bandwidth
+    return in_turn(["F32"], kernel_bench(), lambda: False)["F32"].bandwidth
 
 
 def free_memory(budget: int | None, device: torch.device = CPU) -> int:
@@ -139,37 +137,3 @@ def device_name(device: torch.device, threads: int) -> str:
 def device_dtype(device: torch.device = CPU) -> str:
     """The compute type that is quickest without loss that matters: bfloat16 where it is multiplied natively."""
     return "bfloat16" if device.type == "cuda" else native_dtype()
-
-
-def measure_link(peer: pb.Peer, token: str, emulation: Emulation) -> pb.LinkReport | None:
-    """Latency (half the smallest round trip) and bandwidth to another worker; None where it does not answer."""
-    shape = emulation.link(peer.node)
-    channel = open_channel(peer.address, token)
-    try:
-        stub, hello = worker_stub(channel), pb.HelloRequest(protocol=PROTOCOL)
-        trips = list(_timed(lambda: stub.Hello(hello, timeout=5.0, wait_for_ready=True), _PINGS))
-        padded = pb.FetchRequest(fingerprint="0" * 64, key="x" * _TRANSFER)
-        sends = list(_timed(lambda: _refused(stub, padded), 3))
-    except grpc.RpcError:
-        return None
-    finally:
-        channel.close()
-    latency = min(trips) / 2 + shape.latency
-    seconds = max(1e-6, min(sends) - min(trips)) + (_TRANSFER / shape.bandwidth if shape.bandwidth else 0.0)
-    return pb.LinkReport(node=peer.node, latency=latency, bandwidth=_TRANSFER / seconds)
-
-
-def _refused(stub: object, request: pb.FetchRequest) -> None:
-    """A megabyte to a peer that refuses its key: what counts is that it had to arrive first."""
-    try:
-        list(stub.Fetch(request, timeout=30.0))  # type: ignore[attr-defined]
-    except grpc.RpcError as error:
-        if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
-            raise
-
-
-def _timed(call: object, times: int) -> Iterator[float]:
-    for _ in range(times):
-        begun = time.perf_counter()
-        call()  # type: ignore[operator]
-        yield time.perf_counter() - begun

@@ -21,7 +21,8 @@ from potluck.worker.decoder import embed, embed_some, logits
 from potluck.worker.group import Combine
 from potluck.worker.kv import BlockTables, new_pool
 from potluck.worker.layers import LayerMaker, Layers, on_host
-from potluck.worker.operations import operations_of
+from potluck.worker.operations import Operations, operations_of
+from potluck.worker.pace import Pace, counting
 from potluck.worker.pieces import Unit, head_unit
 from potluck.worker.residence import Matrix
 from potluck.worker.sampler import Sampler
@@ -66,8 +67,9 @@ class Shard:
         windows: Sequence[Window],
         config: ShardConfig,
         groups: Mapping[int, Combine] | None = None,
+        pace: Pace | None = None,
     ) -> None:
-        """`groups`: by stage, of the windows that this node runs together with others.
+        """`groups`: by stage, of the windows that this node runs together with others; `pace`: of a described node.
 
         Raises:
             ValueError: the windows are not distinct parts of the model.
@@ -76,7 +78,7 @@ class Shard:
         self._spec = spec
         self._config = config
         self._windows = {window.stage: window for window in windows}
-        self._groups = dict(groups or {})
+        self._groups, self._pace = dict(groups or {}), pace
         self._tables = BlockTables(config.kv_shape)
         self._underway: dict[int, _Underway] = {}
         self._number = 0
@@ -162,17 +164,20 @@ class Shard:
 
     def _maker(self, window: Window, unit: Unit, assembly: Assembly, placed: Placed) -> LayerMaker:
         spec, group = window.spec(self._spec), self._groups.get(window.stage)
-        operations = replace(self._operations, sum=group.sum, summed=group.summed) if group else self._operations
+        operations = replace(self._operations, sum=group.sum, summed=group.summed) if group else self._alone()
         like = torch.empty(0, dtype=self._config.dtype, device=self._config.device)
         pool_NS2KE = new_pool(spec, self._config.kv_shape, like)
         nbytes = bytes_of(self._spec, [unit], self._config.form, self._config.residence)
         weights = partial(assembly.layer, unit, placed)
         return LayerMaker(unit, spec, operations, pool_NS2KE, weights, nbytes, group is not None)
 
+    def _alone(self) -> Operations:
+        return self._operations if self._pace is None else counting(self._operations, self._pace)
+
     def _made_layers(self, makers: Sequence[LayerMaker]) -> Layers:
         streamed = [unit.layer for unit in self.streamed_units if unit.layer is not None]
         if self._config.kernels == "cpu":
-            return on_host(makers, streamed, self._streamer)
+            return on_host(makers, streamed, self._streamer, self._pace)
         from potluck.worker.gpu.layers import on_gpu
 
         return on_gpu(makers, streamed, self._streamer, self._config)
@@ -281,7 +286,7 @@ class Shard:
                 raise StepError(f"stage {window.stage} begins with tokens; it takes no hidden rows")
             tokens_T, group = underway.batch.tokens_T, self._groups.get(window.stage)
             if group is None or window.cut is None:
-                return embed(self._spec, self._embedding, tokens_T)
+                return self._alone().sum(embed(self._spec, self._embedding, tokens_T))
             return group.sum(embed_some(self._spec, self._embedding, tokens_T, window.cut.vocabulary)).clone()
         rows = underway.sampled if is_head_only(window) else underway.step.rows
         if x_TD is None or x_TD.shape != (rows, self._spec.hidden) or x_TD.dtype != self._config.dtype:

@@ -10,25 +10,28 @@ from typing import NamedTuple
 import torch
 
 from potluck.worker.device import wait_for
-from potluck.worker.emulation import Slowness
+from potluck.worker.emulation import DescribedDevice
+from potluck.worker.pace import at_least
 
 _LEAST = 5
 _STEADY = 0.05  # of the median: how far apart the quarters of the samples may be
 
 
 class Work(NamedTuple):
-    """An operation, and what it costs: floating-point operations, bytes of weights read."""
+    """An operation, and what it takes a described node: floating-point operations or bytes read, of which format."""
 
     operation: Callable[[], object]
-    flops: float
-    nbytes: float
+    flops: float = 0.0
+    nbytes: float = 0.0
+    encoding: str = ""
 
 
-def seconds(work: Work, slowness: Slowness, device: torch.device) -> float:
-    """Seconds of one execution, begun on an idle device and waited for."""
+def seconds(work: Work, described: DescribedDevice | None, device: torch.device) -> float:
+    """Seconds of one execution, begun on an idle device and waited for; as long as the described node takes, if any."""
+    needed = described.seconds(work.flops, work.nbytes, work.encoding) if described else 0.0
     wait_for(device)
     begun = time.perf_counter()
-    with slowness.around():
+    with at_least(needed):
         work.operation()
         wait_for(device)
     return time.perf_counter() - begun

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from potluck.coordinator.calls import CallError, Callers, fleet_of
+from potluck.coordinator.calls import CallError, Callers
+from potluck.coordinator.measured_fleet import fleet_of
 from potluck.coordinator.measurements import Measurements
 from potluck.models.costs import FormatSpeed
 from potluck.proto import cluster_pb2 as pb
@@ -138,7 +139,7 @@ def test_the_fleet_has_all_that_was_measured():
         **{"layer_overhead": 1.23456e-5, "copy_bandwidth": 2e10},
         formats=[pb.FormatSpeed(format="Q4_0", flops=2e9, bandwidth=3e9)],
     )
-    (node,) = fleet_of({"a": reply}, "a").nodes
+    (node,) = fleet_of({"a": reply}, {}, "a").nodes
     device = node.device
     assert (device.flops, device.memory_bandwidth, device.layer_overhead) == (123.5e9, 2e10, 1.235e-5)
     assert (device.memory, device.memory_total, device.copy_bandwidth) == (5, 9, 2e10)

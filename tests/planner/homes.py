@@ -99,7 +99,8 @@ def fleets(draw, most_nodes=5):
     swaps = st.integers(0, 10**12)
     others = [st.booleans(), disks, st.just(0.0) | st.floats(0.1, 512) | st.integers(1, 64).map(float), swaps, swaps]
     nodes = tuple(Node(NodeName(name), draw(own), draw(disks), *map(draw, others)) for name in names)
-    links = st.builds(Link, st.floats(0, 10), POSITIVE)
+    plain = st.builds(Link, st.floats(0, 10), POSITIVE)
+    links = st.builds(Link, st.floats(0, 10), POSITIVE, st.none() | plain)
     pairs = [(a, b) for a in names for b in names if a != b]
     named = draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
     engine = draw(st.sampled_from(names))

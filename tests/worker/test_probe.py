@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from potluck.kernels import packed
+from potluck.models.costs import FormatSpeed
 from potluck.models.encodings import packed_bytes, plain_bytes
 from potluck.proto import cluster_pb2 as pb
 from potluck.worker import disk_speed, kernel_speed, layer_overhead
 from potluck.worker.decoder import Layer
 from potluck.worker.device import CPU
 from potluck.worker.disk_speed import DiskSpeed, measure_disk
-from potluck.worker.emulation import Slowness
+from potluck.worker.emulation import DescribedDevice
 from potluck.worker.gpu.copy_speed import measure_copy_bandwidth
 from potluck.worker.kernel_speed import KernelBench, filled_pool, formats_here, in_turn, pool_size
 from potluck.worker.layer_overhead import measure_layer_overhead
@@ -49,15 +50,11 @@ def test_samples_are_taken_until_they_agree_or_the_budget_is_spent(samples, medi
     assert len(taken) == count
 
 
-def test_seconds_are_those_of_the_operation_as_the_emulated_node_does_it():
-    def burn():
-        until = time.thread_time() + 0.02
-        while time.thread_time() < until:
-            pass
-
-    slow = seconds(Work(burn, 0.0, 0.0), Slowness(4.0), CPU)
-    assert slow >= 0.07
-    assert seconds(Work(partial(time.sleep, 0.03), 0.0, 0.0), Slowness(1.0), CPU) >= 0.03
+def test_seconds_are_those_of_the_operation_as_the_described_node_does_it():
+    described = DescribedDevice(1e9, 1e9, {"Q4_0": FormatSpeed(2e9, 5e8)})
+    work = Work(partial(time.sleep, 0.03), flops=1e8, nbytes=1e8)
+    assert 0.03 <= seconds(work, None, CPU) < 0.1 <= seconds(work, described, CPU) < 0.2
+    assert 0.2 <= seconds(work._replace(encoding="Q4_0"), described, CPU) < 0.3
 
 
 # Products ------------------------------------------------------------------------------------------------------------
@@ -78,21 +75,23 @@ def test_the_pool_is_there_and_larger_than_a_cache_where_there_is_memory(pool):
 def test_speeds_are_operations_and_bytes_over_seconds(pool, monkeypatch, encoding):
     timed = []
 
-    def second(work, slowness, device):
+    def second(work, described, device):
         out = work.operation()
         assert bool(torch.isfinite(out).all())
         timed.append((work, out.shape[0]))
         return 1.0
 
     monkeypatch.setattr(kernel_speed, "seconds", second)
-    speed = KernelBench(Slowness(1.0), pool).speed(encoding)
+    speed = KernelBench(pool).speed(encoding)
     shapes = kernel_speed.shapes_of(CPU)
     itemsize = {"F32": 4, "BF16": 2, "F16": 2}.get(encoding)
     nbytes = plain_bytes(shapes.decode, itemsize) if itemsize else packed_bytes(encoding, shapes.decode)
     assert speed.bandwidth == nbytes
     assert speed.flops == 2 * math.prod(shapes.prefill) * shapes.rows
     assert {rows for _, rows in timed} == {1, shapes.rows}
-    assert {work.nbytes for work, rows in timed if rows == 1} == {nbytes}
+    # What bounds a described node: bytes with one row, operations with many.
+    assert {(work.flops, work.nbytes, work.encoding) for work, rows in timed if rows == 1} == {(0, nbytes, encoding)}
+    assert {(work.flops, work.nbytes) for work, rows in timed if rows > 1} == {(speed.flops, 0)}
 
 
 @pytest.mark.skipif(not packed.available(), reason="installed without the extension")
@@ -106,7 +105,7 @@ def test_weight_only_measures_unrounded_activations(pool, monkeypatch, exact):
         multiply(self, x_TI, out_TP, first, exact)
 
     monkeypatch.setattr(packed.PackedMatrix, "multiply", watched)
-    KernelBench(Slowness(1.0), pool, exact=exact, budget=0.0).speed("Q4_0")
+    KernelBench(pool, exact=exact, budget=0.0).speed("Q4_0")
     assert set(used) == {exact}
 
 
@@ -114,14 +113,14 @@ def test_weight_only_measures_unrounded_activations(pool, monkeypatch, exact):
 def test_decoding_goes_through_all_of_the_pool_in_turn(monkeypatch):
     large, read = filled_pool(4 * pool_size(CPU, 0)), []
 
-    def second(work, slowness, device):
+    def second(work, described, device):
         (piece, _), *_ = work.operation.func._pieces
         read.append(piece.data.data_ptr())
         return 1.0
 
     monkeypatch.setattr(kernel_speed, "seconds", second)
     monkeypatch.setattr(KernelBench, "_flops", lambda *_: 1.0)
-    KernelBench(Slowness(1.0), large, budget=9.0).speed("F32")
+    KernelBench(large, budget=9.0).speed("F32")
     assert len(set(read)) == 4 and read[:3] == read[4:7]
 
 
@@ -131,7 +130,7 @@ def test_rounds_go_over_all_formats_and_the_middle_counts():
 
     def speed(encoding):
         asked.append(encoding)
-        return kernel_speed.FormatSpeed(*map(float, next(speeds)))
+        return FormatSpeed(*map(float, next(speeds)))
 
     found = in_turn(["Q4_0", "Q8_0"], SimpleNamespace(speed=speed), lambda: False)
     assert asked == ["Q4_0", "Q8_0"] * 3
@@ -141,7 +140,7 @@ def test_rounds_go_over_all_formats_and_the_middle_counts():
 
 def test_when_time_is_over_the_rest_is_left_out():
     measured = []
-    bench = SimpleNamespace(speed=lambda encoding: measured.append(encoding) or kernel_speed.FormatSpeed(1.0, 1.0))
+    bench = SimpleNamespace(speed=lambda encoding: measured.append(encoding) or FormatSpeed(1.0, 1.0))
     assert list(in_turn(["F32", "Q4_0", "Q8_0"], bench, lambda: len(measured) >= 2)) == ["F32", "Q4_0"]
     assert len(measured) == 2
 
@@ -234,7 +233,9 @@ def test_a_disk_that_cannot_be_measured_is_unknown(tmp_path, monkeypatch, lack):
 
 
 def test_a_worker_tells_what_was_asked_for_and_only_what_is_new(processes, tmp_path):
-    imitating = processes.Worker("b", tmp_path / "b", emulate={"slow_down": 2.0, "disk": 1e8})
+    imitating = processes.Worker(
+        "b", tmp_path / "b", emulate={"device": {"flops": 2e9, "memory_bandwidth": 1e9}, "disk": 1e8}
+    )
     with processes.running(processes.Worker("a", tmp_path / "a"), imitating) as (worker, other):
         wanted = pb.ProbeRequest(dtype="quantized", formats=["Q4_0", "Q9_9"])
         reply = worker.stub.Probe(wanted, timeout=60)
@@ -249,5 +250,5 @@ def test_a_worker_tells_what_was_asked_for_and_only_what_is_new(processes, tmp_p
         # Another node that is imitated on this machine is another node.
         imitated = other.stub.Probe(wanted, timeout=60)
     assert not imitated.unchanged and imitated.fingerprint != reply.fingerprint
-    assert (imitated.disk_bandwidth, imitated.disk_random) == (1e8, 0)
+    assert (imitated.disk_bandwidth, imitated.disk_random, imitated.layer_overhead) == (1e8, 0, 0)
     assert "\n" not in reply.fingerprint and not list(tmp_path.rglob("disk-speed-*"))

@@ -6,7 +6,6 @@ from itertools import repeat
 
 import torch
 
-from potluck.worker.emulation import Slowness
 from potluck.worker.timing import Work, seconds, steady_median
 
 _COPIED = 256 << 20
@@ -17,5 +16,5 @@ def measure_copy_bandwidth(device: torch.device, size: int = _COPIED) -> float:
     """Bytes per second from the host to a device; on the CPU itself a copy within its memory."""
     host = torch.full((size,), 1, dtype=torch.uint8, pin_memory=device.type == "cuda")
     there = torch.empty(size, dtype=torch.uint8, device=device)
-    copy = Work(lambda: there.copy_(host, non_blocking=True), 0.0, size)
-    return size / steady_median((seconds(copy, Slowness(1.0), device) for _ in repeat(None)), _BUDGET)
+    copy = Work(lambda: there.copy_(host, non_blocking=True))
+    return size / steady_median((seconds(copy, None, device) for _ in repeat(None)), _BUDGET)
