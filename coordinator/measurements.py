@@ -39,7 +39,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What nodes are asked to measure, for which compute type and weight formats; what is known, and whether it counts."""
+    """What nodes are asked to measure: compute type, weight formats; what is known, and whether to measure anew."""
 
     dtype: str
     measurements: Measurements | None
