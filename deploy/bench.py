@@ -14,8 +14,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from potluck.deploy.console import byte_bars, show
+from potluck.deploy.given_plan import check_wish
 from potluck.deploy.tables import bytes_text
-from potluck.deploy.wish import Wish, check_wish, goal_of, wished_spec
+from potluck.deploy.wish import Wish, goal_of, wished_spec
 from potluck.kernels import packed
 from potluck.models.open import read_spec
 from potluck.models.source import ModelPath
