@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from potluck.proto.connection import Socket
 from potluck.proto.frames import Frame, pack_parts
 from potluck.proto.link import CAPACITY, LinkError, Tally
 from potluck.proto.shaper import DelayLine, Shape, wait_until
@@ -33,7 +34,7 @@ class Outbox:
         hold locks that whoever is told would want."""
         self.tally = Tally()
         self._line, self._shaped = DelayLine(shape), not shape.is_off
-        self._socket: socket.socket | None = None
+        self._socket: Socket | None = None
         self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(CAPACITY)
         self._sending = threading.Lock()
@@ -42,7 +43,7 @@ class Outbox:
         self._over = ""
         self._thread: threading.Thread | None = None
 
-    def open(self, sock: socket.socket) -> None:
+    def open(self, sock: Socket) -> None:
         """Send through this socket from now on."""
         self._socket = sock
         thread = threading.Thread(target=self._work, args=(sock,), name="outbox", daemon=True)
@@ -92,7 +93,7 @@ class Outbox:
         self._queue.put(_Queued(due, buffers))
         return time.monotonic() - begun
 
-    def _send_now(self, sock: socket.socket, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
+    def _send_now(self, sock: Socket, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
         """What the kernel would not take without waiting."""
         try:
             sent = sock.sendmsg(buffers, [], socket.MSG_DONTWAIT)
@@ -103,7 +104,7 @@ class Outbox:
             raise LinkError(self._over) from None
         return _after(buffers, sent)
 
-    def _work(self, sock: socket.socket) -> None:
+    def _work(self, sock: Socket) -> None:
         while (item := self._queue.get()) is not None:
             begun = time.monotonic()
             wait_until(item.due)
@@ -118,7 +119,7 @@ class Outbox:
                 self._waiting -= 1
             self._room.release()
 
-    def _break(self, sock: socket.socket, error: OSError) -> None:
+    def _break(self, sock: Socket, error: OSError) -> None:
         if not self._over:
             self._over = f"is broken ({error.strerror or error})"
             self._queue.put(None)

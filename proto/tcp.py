@@ -17,9 +17,11 @@ import struct
 import grpc
 
 from potluck.proto.codec import MAX_PACKED, Reader, pack
+from potluck.proto.connection import Socket
 from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.frames import PART_BYTES
 from potluck.proto.stream import StreamHead, read_head
+from potluck.proto.tls import Tls, secured
 
 HANDSHAKE_SECONDS = 5.0
 PREFIX = struct.Struct("<II")
@@ -56,7 +58,18 @@ def tune(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def receive(sock: socket.socket, size: int) -> bytearray:
+def connect(host: str, port: int, tls: Tls | None = None) -> Socket:
+    """A connection to a data port, over TLS where the fleet has it; calls on it wait for HANDSHAKE_SECONDS.
+
+    Raises:
+        OSError: nobody is there, or it is no member of the fleet (TlsError).
+    """
+    sock = socket.create_connection((host, port), timeout=HANDSHAKE_SECONDS)
+    tune(sock)
+    return secured(sock, tls, True, HANDSHAKE_SECONDS) if tls else sock
+
+
+def receive(sock: Socket, size: int) -> bytearray:
     """Exactly `size` bytes.
 
     Raises:
@@ -73,7 +86,7 @@ def receive(sock: socket.socket, size: int) -> bytearray:
     return data
 
 
-def read_message(sock: socket.socket, most: int = MAX_PACKED + PART_BYTES) -> tuple[bytearray, bytearray]:
+def read_message(sock: Socket, most: int = MAX_PACKED + PART_BYTES) -> tuple[bytearray, bytearray]:
     """Header and payload of the next message.
 
     Raises:
@@ -104,7 +117,7 @@ def notice(status: grpc.StatusCode, reason: str) -> bytes:
     return message(b"", pack((status.value[0], reason[:1000])))
 
 
-def greet(sock: socket.socket, head: StreamHead, token: str) -> None:
+def greet(sock: Socket, head: StreamHead, token: str) -> None:
     """Open a stream: prove that we know the token, and see that the worker does.
 
     Raises:
@@ -125,7 +138,7 @@ def greet(sock: socket.socket, head: StreamHead, token: str) -> None:
         raise _read_notice(accepted)
 
 
-def admit(sock: socket.socket, token: str) -> tuple[StreamHead, bytes]:
+def admit(sock: Socket, token: str) -> tuple[StreamHead, bytes]:
     """The head of a stream that was just opened, and the message that accepts it.
 
     Raises:

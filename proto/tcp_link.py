@@ -8,11 +8,12 @@ import threading
 
 import grpc
 
+from potluck.proto.connection import Socket
 from potluck.proto.errors import FrameError
 from potluck.proto.frames import Frame, unpack_part
 from potluck.proto.link import Link, LinkCounts, LinkError, LinkTarget, OnBroken, OnFrame
 from potluck.proto.outbox import Outbox
-from potluck.proto.tcp import HANDSHAKE_SECONDS, Notice, greet, read_message, tune
+from potluck.proto.tcp import Notice, connect, greet, read_message
 
 
 class TcpLink(Link):
@@ -23,7 +24,7 @@ class TcpLink(Link):
         self.target = target
         self._on_frame, self._on_broken = on_frame, on_broken
         self._outbox = Outbox(target.shape)
-        self._socket: socket.socket | None = None
+        self._socket: Socket | None = None
         self._closed = threading.Event()
         self._breaking = threading.Lock()
         self._broken = False
@@ -56,7 +57,7 @@ class TcpLink(Link):
 
     def _work(self) -> None:
         try:
-            with self._connect() as sock:
+            with connect(self.target.host, self.target.data_port, self.target.tls) as sock:
                 self._socket = sock
                 greet(sock, self.target.head, self.target.token)
                 sock.settimeout(None)
@@ -72,12 +73,6 @@ class TcpLink(Link):
         except OSError as error:
             self._break(grpc.StatusCode.UNAVAILABLE, error.strerror or str(error))
 
-    def _connect(self) -> socket.socket:
-        host = self.target.address.rpartition(":")[0].strip("[]")
-        sock = socket.create_connection((host, self.target.data_port), timeout=HANDSHAKE_SECONDS)
-        tune(sock)
-        return sock
-
     def _break(self, status: grpc.StatusCode, detail: str) -> None:
         with self._breaking:
             if self._broken or self._closed.is_set():
@@ -89,7 +84,7 @@ class TcpLink(Link):
         self._on_broken(self.target.node, status, detail)
 
 
-def _end(sock: socket.socket) -> None:
+def _end(sock: Socket) -> None:
     """Wake whoever waits for the socket."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import contextlib
 import threading
 from collections.abc import Mapping
 
@@ -10,11 +10,12 @@ import grpc
 
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.channel import PROTOCOL, open_channel, worker_stub
+from potluck.proto.connection import Socket
 from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.link import LinkCounts, LinkTarget
 from potluck.proto.member_link import MemberError, MemberLink
 from potluck.proto.stream import StreamHead
-from potluck.proto.tcp import HANDSHAKE_SECONDS, Notice, greet, tune
+from potluck.proto.tcp import Notice, connect, greet
 
 _ALIVE_SECONDS = 2.0
 
@@ -58,7 +59,7 @@ class Members:
         with self._changed:
             self._check_free(node)
 
-    def take(self, node: str, sock: socket.socket) -> MemberLink:
+    def take(self, node: str, sock: Socket) -> MemberLink:
         """The socket of a member that was accepted.
 
         Raises:
@@ -82,7 +83,7 @@ class Members:
         for channel in channels:
             channel.close()
 
-    def _add(self, node: str, sock: socket.socket) -> MemberLink:
+    def _add(self, node: str, sock: Socket) -> MemberLink:
         link = MemberLink(node, sock, self._targets[node].shape, lambda: self._doubt(node))
         with self._changed:
             self._check_free(node)
@@ -96,12 +97,13 @@ class Members:
 
     def _opened(self, node: str) -> MemberLink:
         target = self._targets[node]
-        host = target.address.rpartition(":")[0].strip("[]")
         try:
-            sock = socket.create_connection((host, target.data_port), timeout=HANDSHAKE_SECONDS)
-            tune(sock)
-            greet(sock, target.head, target.token)
-            return self._add(node, sock)
+            with contextlib.ExitStack() as refused:
+                sock = refused.enter_context(connect(target.host, target.data_port, target.tls))
+                greet(sock, target.head, target.token)
+                link = self._add(node, sock)
+                refused.pop_all()
+                return link
         except (Notice, FrameError, EOFError, OSError) as error:
             raise MemberError(node, f"cannot be reached for a sum ({error})") from None
 
