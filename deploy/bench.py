@@ -85,10 +85,10 @@ def bench(found: ModelPath, wish: Wish, cache: Path, threads: int, rounds: int) 
             dtype=goal.dtype,
             backend=(packed.backend() if packed.available() else None) or "torch",
             threads=threads,
-            weight_bytes=shard.shard.weight_bytes,
+            weight_bytes=shard.shard.memory.weights,
             memory_bandwidth=bandwidth,
             anonymous_bytes=memory.rss - getattr(memory, "shared", 0),
-            kv_bytes=shard.shard.kv_bytes,
+            kv_bytes=shard.shard.memory.kv,
             figures=figures,
         )
     finally:
@@ -121,7 +121,7 @@ def _figures(shard: LoneShard, spec: ModelSpec, dtype: str, how: tuple[float, in
         prompts = [prompt_of(_PROMPT, spec.vocab, salt) for salt in range(batch)]
         seconds = statistics.median(shard.generate(prompts, _GENERATED)[1] for _ in range(rounds)) / _GENERATED
         context = _PROMPT + _GENERATED // 2
-        kv = spec.kv_width() * shard.shard.kv_itemsize * context * len(spec.layers)
+        kv = spec.kv_width() * shard.shard.memory.config.dtype.itemsize * context * len(spec.layers)
         moved = _moved(spec, dtype, Pass(1, 1, context)) + (batch - 1) * kv
         share = moved / seconds / bandwidth
         yield Figure(f"tg {_GENERATED}", batch, batch / seconds, seconds * 1e3, moved / batch, share)

@@ -76,4 +76,4 @@ def secured(sock: socket.socket, tls: Tls, opens: bool, seconds: float) -> TlsSo
     try:
         return TlsSocket(context.wrap_socket(sock, server_side=not opens), seconds)
     except ssl.SSLError as error:
-        raise TlsError(refusal(error)) from None
+        raise TlsError(refusal(error, "it speaks no TLS")) from None

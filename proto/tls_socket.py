@@ -110,7 +110,7 @@ class TlsSocket:
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise BlockingIOError from None
         except ssl.SSLError as error:
-            raise TlsError(refusal(error)) from None
+            raise TlsError(refusal(error, "the connection broke")) from None
 
     def _waiting(self, event: int, call: Callable[[], T]) -> T:
         while True:
@@ -124,18 +124,18 @@ class TlsSocket:
 
 
 _REFUSALS = (
-    ("certificate_required", "it refuses this node, which shows no certificate"),
-    ("unknown_ca", "it refuses this node, whose certificate is of another authority"),
+    ("certificate required", "it refuses this node, which shows no certificate"),
+    ("unknown ca", "it refuses this node, whose certificate is of another authority"),
     ("alert", "it refuses this node's certificate"),
-    ("peer_did_not_return", "it shows no certificate"),
-    ("certificate_verify_failed", "its certificate is not of this fleet's authority, or not valid now"),
+    ("peer did not return", "it shows no certificate"),
+    ("certificate verify failed", "its certificate is not of this fleet's authority, or not valid now"),
 )
 
 
-def refusal(error: ssl.SSLError) -> str:
-    """What the other end lacks, by what OpenSSL says of it."""
+def refusal(error: ssl.SSLError, otherwise: str) -> str:
+    """What the other end lacks, by what OpenSSL says of it; `otherwise` where certificates are not the reason."""
     reason = reason_of(error)
-    told = next((told for word, told in _REFUSALS if word in reason.replace(" ", "_").lower()), "it speaks no TLS")
+    told = next((told for word, told in _REFUSALS if word in reason), otherwise)
     return f"{told} ({reason})"
 
 

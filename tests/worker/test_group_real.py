@@ -24,6 +24,7 @@ TEXTS = [
 # Half a megabyte of English that every Python brings.
 PROSE = "\n".join(topics.topics[name] for name in sorted(topics.topics))
 PIECE = 500  # tokens of a sequence
+FIRST = 2  # choices at its beginning that are not compared
 
 exhaustive = pytest.mark.exhaustive
 
@@ -88,7 +89,10 @@ def test_greedy_text_equals_transformers(request, grouped, in_process, model, na
 # Rounding scatters a token's log-probability by 0.03 to 0.04 nats in bfloat16 and weight-only, by 0.09 where
 # activations are rounded to 8 bits (any other order of adding makes some of them round the other way): two standard
 # errors are 0.1 % of the perplexity after 6400 and 32,000 tokens, 0.4 % and 1 % after 300. What is no scatter but a
-# bias shows in the long ones. Such scatter also turns choices between tokens a little more than 0.25 nats apart.
+# bias shows in the long ones. Such scatter also turns choices between tokens more than 0.25 nats apart: of 32,000
+# a few above 0.3, the widest 0.34. Not counted is what follows a sequence's first token, and its second: models put
+# outsized numbers into the first, beside which 8 bits leave little of the others; there one node itself moves a gap by
+# 0.7 nats between a prompt and the same tokens one by one, and a group once turned a choice at a gap of 1.01.
 LONG = {"bfloat16": 14 * PIECE, "weight-only": 14 * PIECE, "quantized": 64 * PIECE}
 SHORT = {"float32": 150, "bfloat16": 300, "weight-only": 300, "quantized": 300}
 COMPUTES = {
@@ -105,7 +109,8 @@ def compare(pipelines, pieces):
     for piece in pieces:
         one, other = (pipeline.scores(piece, [PIECE], 2) for pipeline in pipelines)
         apart += [a.logprob - b.logprob for a, b in zip(one, other, strict=True)]
-        turned = [a.top[0][1] - a.top[1][1] for a, b in zip(one, other, strict=True) if a.top[0][0] != b.top[0][0]]
+        pairs = list(zip(one, other, strict=True))[FIRST:]
+        turned = [a.top[0][1] - a.top[1][1] for a, b in pairs if a.top[0][0] != b.top[0][0]]
         widest = max([widest, *turned])
     relative = math.expm1(statistics.mean(apart))
     print(
@@ -141,4 +146,4 @@ def test_perplexity_is_that_of_one_node(grouped, in_process, model, name, comput
     alone = in_process.Pipeline(path, dtype=dtype, kept=kept, spec=spec)
     apart, widest = compare((alone, grouped(path, spec, parts, dtype, kept, wire=wire)), pieces)
     assert apart < (0.001 if length == "long" else allowed)
-    assert length == "long" or widest < gap
+    assert widest < gap

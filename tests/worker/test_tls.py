@@ -213,6 +213,17 @@ def test_one_end_alone_speaks_tls(party, fleet, caplog):
     assert _logged(caplog, "it speaks no TLS") == "potluck.worker"
 
 
+def test_a_member_that_leaves_is_named(party, fleet):
+    home = party("ab", {name: fleet.tls(name) for name in "ab"})
+    home.sums("direct", [torch.ones(2, 10)])
+    link = home.members["a"].link("b")
+    home.members["b"].close()
+    for algorithm in ("direct", "star"):
+        with pytest.raises(MemberError, match="is lost in the middle of a sum") as lost:
+            ALGORITHMS[algorithm](Circle(0, (None, link), wire_of("float32")), torch.ones(500_000), Buffers())
+        assert lost.value.node == "b" and lost.value.ended and "speaks no TLS" not in str(lost.value)
+
+
 def test_calls_wait_as_long_as_they_may(party, fleet):
     home = party("ab", {name: fleet.tls(name) for name in "ab"})
     with connect("127.0.0.1", home.target("a", "b", "member").data_port, fleet.tls("a")) as sock:
