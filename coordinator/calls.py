@@ -10,11 +10,14 @@ from typing import Any, Literal
 import grpc
 
 from potluck.coordinator.fabric import Worker
+from potluck.coordinator.link_rounds import Pair
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.channel import PROTOCOL, open_channel, worker_stub
 
 _PROBE_SECONDS = 90.0
+_LINK_SECONDS = 60.0  # several times what the longest measurement takes, each of whose steps has a deadline of its own
+_WIRED = Link(1e-3, 1.25e8)  # what nodes that `--add` brings to a measured fleet hang on; it has no other unknown links
 OnLoad = Callable[[NodeName, pb.LoadProgress], None]
 
 
@@ -53,21 +56,35 @@ class Callers:
         return silent
 
     def probe(self, dtype: str) -> dict[NodeName, pb.ProbeReply]:
-        """What every worker measured of its node and its links.
+        """What every worker measured of its node.
 
         Raises:
             CallError: one of them did not answer.
         """
-        peers = [pb.Peer(node=node, address=address) for node, address in self.addresses.items()]
         replies = {}
         # One after the other: probes at the same time would measure each other.
         for node, stub in self._stubs.items():
-            request = pb.ProbeRequest(dtype=dtype, peers=[peer for peer in peers if peer.node != node])
+            request = pb.ProbeRequest(dtype=dtype)
             try:
                 replies[node] = stub.Probe(request, timeout=_PROBE_SECONDS, wait_for_ready=True)
             except grpc.RpcError as error:
                 raise CallError(node, _reason(error)) from None
         return replies
+
+    def probe_links(self, requests: Mapping[Pair, pb.LinkRequest]) -> dict[Pair, pb.LinkReport]:
+        """What the first node of each pair measures of its link to the second, all at the same time.
+
+        Raises:
+            CallError: the first one did not answer.
+        """
+        asked = {
+            pair: self._call(self._stubs[pair[0]].ProbeLink, request, timeout=_LINK_SECONDS, wait_for_ready=True)
+            for pair, request in requests.items()
+        }
+        for pair, call in asked.items():
+            if (error := _error(call)) is not None:
+                raise CallError(pair[0], _reason(error))
+        return {pair: call.result() for pair, call in asked.items()}
 
     def load(self, assignments: Mapping[NodeName, pb.Assignment], on_progress: OnLoad) -> None:
         """Load every shard, all nodes at once.
@@ -111,8 +128,8 @@ class Callers:
             raise CallError(node, "stopped loading without a reason")
 
 
-def fleet_of(replies: Mapping[NodeName, pb.ProbeReply], engine: NodeName) -> Fleet:
-    """The fleet as its workers measured it."""
+def fleet_of(replies: Mapping[NodeName, pb.ProbeReply], links: Mapping[Pair, Link], engine: NodeName) -> Fleet:
+    """The fleet as its workers measured it, with the links between any two of them."""
     nodes = tuple(
         Node(
             name,
@@ -121,12 +138,7 @@ def fleet_of(replies: Mapping[NodeName, pb.ProbeReply], engine: NodeName) -> Fle
         )
         for name, reply in replies.items()
     )
-    links = {
-        (name, NodeName(link.node)): Link(link.latency, link.bandwidth)
-        for name, reply in replies.items()
-        for link in reply.links
-    }
-    return Fleet(nodes, engine, Link(1e-3, 1.25e8), links, name="as measured")
+    return Fleet(nodes, engine, _WIRED, links, name="as measured")
 
 
 def _device(reply: pb.ProbeReply) -> Device:

@@ -16,6 +16,7 @@ from potluck.coordinator.driver import Driver, Observers
 from potluck.coordinator.engine import ServingEngine
 from potluck.coordinator.fabric import Fabric
 from potluck.coordinator.heartbeats import Heartbeats
+from potluck.coordinator.links import probe_links
 from potluck.coordinator.remaining import goal_over, without
 from potluck.coordinator.scheduler.scheduler import Limits, Scheduler
 from potluck.coordinator.serving import DeploymentError, ModelFiles, Observer, Serving
@@ -114,10 +115,11 @@ class Deployment:
     def _measure(self, callers: Callers) -> Fleet:
         try:
             replies = callers.probe(self._serving.goal.dtype)
+            links = probe_links(callers, self._data_ports())
         except CallError as error:
             raise DeploymentError(str(error)) from None
         engine = NodeName(self._serving.engine or next(iter(replies)))
-        return fleet_of(replies, engine)
+        return fleet_of(replies, links, engine)
 
     def _serve(self, fleet: Fleet, plan: Plan | None, observer: Observer) -> None:
         """Plan, load, connect and open the doors."""

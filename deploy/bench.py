@@ -18,10 +18,10 @@ from potluck.deploy.given_plan import check_wish
 from potluck.deploy.tables import bytes_text
 from potluck.deploy.wish import Wish, goal_of, wished_spec
 from potluck.kernels import packed
+from potluck.models.costs import Pass, bytes_moved
 from potluck.models.open import read_spec
 from potluck.models.source import ModelPath
 from potluck.models.spec import ModelSpec
-from potluck.planner.costs import Pass, bytes_moved
 from potluck.worker.emulation import Slowness
 from potluck.worker.lone_shard import LoneShard, prompt_of, whole_model
 from potluck.worker.probe import measure_memory_bandwidth

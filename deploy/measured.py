@@ -9,7 +9,8 @@ from pathlib import Path
 
 import orjson
 
-from potluck.coordinator.calls import Callers, fleet_of
+from potluck.coordinator.calls import CallError, Callers, fleet_of
+from potluck.coordinator.links import probe_links
 from potluck.deploy.console import ERR
 from potluck.deploy.machine import hardware_fingerprint
 from potluck.deploy.prepare import Where, fabric_of
@@ -17,6 +18,7 @@ from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.fleet_file import fleet_from_data, fleet_to_data
 
 _FILE = "measured.json"
+_HELLO_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,15 @@ def _measure(where: Where, dtype: str) -> Fleet:
             callers = Callers(fabric.start(token), token)
         try:
             with ERR.status("measuring nodes and links"):
+                for node, reason in callers.silent(list(callers.addresses), 0, _HELLO_SECONDS).items():
+                    raise CallError(node, reason)
                 replies = callers.probe(dtype)
+                links = probe_links(callers, callers.data_ports)
         finally:
             callers.close()
     finally:
         fabric.stop()
-    return fleet_of(replies, NodeName(next(iter(replies))))
+    return fleet_of(replies, links, NodeName(next(iter(replies))))
 
 
 def _known(cache: Path, fingerprint: str) -> Measured | None:

@@ -110,12 +110,18 @@ def nodes_table(fleet: Fleet, note: str = "") -> Table:
 def links_table(fleet: Fleet) -> Table:
     """Latency and bandwidth between every two nodes, one direction a row."""
     table = Table(box=box.SIMPLE_HEAD, title="links", title_justify="left", title_style="bold")
-    for heading in ("from", "to", "one way", "bandwidth"):
+    loaded = any(link.loaded for link in fleet.links.values())
+    for heading in ("from", "to", "one way", "bandwidth", *(["while all send"] if loaded else [])):
         table.add_column(heading)
     names = [node.name for node in fleet.nodes]
     for source in names:
         for target in names:
             if source != target:
                 link = fleet.link(source, target)
-                table.add_row(source, target, f"{link.latency * 1e3:.2f} ms", f"{link.bandwidth * 8 / 1e6:.0f} Mbit/s")
+                under_load = [", ".join(_link_columns(link.loaded)) if link.loaded else "unknown"]
+                table.add_row(source, target, *_link_columns(link), *(under_load if loaded else []))
     return table
+
+
+def _link_columns(link: Link) -> tuple[str, str]:
+    return f"{link.latency * 1e3:.2f} ms", f"{link.bandwidth * 8 / 1e6:.0f} Mbit/s"

@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
+from potluck.models.sizes import DeviceKind
 from potluck.planner.fields import FieldError, fields, one_of, shown, suggestion, table, text
-from potluck.planner.fleet import Device, DeviceKind, Link, Node, NodeName
+from potluck.planner.fleet import Device, Link, Node, NodeName
 from potluck.planner.place import Place
 from potluck.planner.quantities import positive, quantity
 from potluck.planner.units import BYTES, BYTES_PER_SECOND, FLOPS, SECONDS

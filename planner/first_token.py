@@ -6,7 +6,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from potluck.planner.costs import Pass
+from potluck.models.costs import Pass
 from potluck.planner.way import Way
 
 # Fewer rows cost nearly as much (`coordinator.scheduler.pack`).

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NewType
+from typing import NewType
+
+from potluck.models.costs import FormatSpeed
+from potluck.models.sizes import DeviceKind
 
 NodeName = NewType("NodeName", str)
-DeviceKind = Literal["cpu", "cuda", "metal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,8 @@ class Device:
         flops: sustained floating-point operations per second in matrix products of the compute type.
         memory_bandwidth: bytes per second when weights are streamed through it once.
         memory: bytes the fleet may use for weights and KV.
+        formats: by weight format (`Q4_0`, ...), how fast matrices that keep it are multiplied; of a format that is not
+            there, and of plain numbers, `flops` and `memory_bandwidth` hold.
     """
 
     kind: DeviceKind
@@ -25,6 +29,7 @@ class Device:
     memory_bandwidth: float
     memory: int
     name: str = ""
+    formats: Mapping[str, FormatSpeed] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +65,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One direction between two nodes: one-way latency in seconds, bandwidth in bytes per second."""
+    """One direction between two nodes: one-way latency in seconds, bandwidth in bytes per second.
+
+    `loaded` is the same link while all of the fleet send as much as they can; None where nobody measured it.
+    """
 
     latency: float
     bandwidth: float
+    loaded: Link | None = None
 
     def __post_init__(self) -> None:
         """Refuse a link that nothing could cross.

@@ -28,6 +28,7 @@ from potluck.planner.place import Place
 from potluck.planner.quantities import positive, quantity
 from potluck.planner.units import BYTES, BYTES_PER_SECOND, FLOPS, SECONDS, written
 
+_LOADED = ("loaded_latency", "loaded_bandwidth")
 _EXAMPLE = "`default: {latency: 0.3 ms, bandwidth: 1 Gbit}`"
 
 
@@ -108,12 +109,21 @@ def _link(value: object, where: Place, catalogue: Catalogue) -> Link:
         return catalogue.link(value, where)
     of_kind = isinstance(value, Mapping) and "kind" in value
     needed = () if of_kind else ("latency", "bandwidth")
-    data = fields(value, where, ("kind", "latency", "bandwidth"), needed)
+    data = fields(value, where, ("kind", "latency", "bandwidth", *_LOADED), needed)
     base = catalogue.link(data["kind"], where.field(data, "kind")) if of_kind else Link(0.0, 1.0)
     latency = quantity(data.get("latency", base.latency), where.field(data, "latency"), SECONDS)
-    return Link(
-        latency, positive(data.get("bandwidth", base.bandwidth), where.field(data, "bandwidth"), BYTES_PER_SECOND)
-    )
+    bandwidth = positive(data.get("bandwidth", base.bandwidth), where.field(data, "bandwidth"), BYTES_PER_SECOND)
+    return Link(latency, bandwidth, _loaded(data, where))
+
+
+def _loaded(data: Mapping[str, object], where: Place) -> Link | None:
+    if not any(name in data for name in _LOADED):
+        return None
+    for name in _LOADED:
+        if name not in data:
+            raise FieldError(f"{where}: {name} is missing; {_LOADED[0]} and {_LOADED[1]} go together")
+    latency = quantity(data[_LOADED[0]], where.field(data, _LOADED[0]), SECONDS)
+    return Link(latency, positive(data[_LOADED[1]], where.field(data, _LOADED[1]), BYTES_PER_SECOND))
 
 
 def _node_data(node: Node) -> dict[str, object]:
@@ -137,4 +147,11 @@ def _device_data(device: Device) -> dict[str, object]:
 
 
 def _link_data(link: Link) -> dict[str, object]:
-    return {"latency": written(link.latency, SECONDS), "bandwidth": written(link.bandwidth, BYTES_PER_SECOND)}
+    data: dict[str, object] = {
+        "latency": written(link.latency, SECONDS),
+        "bandwidth": written(link.bandwidth, BYTES_PER_SECOND),
+    }
+    if link.loaded:
+        values = written(link.loaded.latency, SECONDS), written(link.loaded.bandwidth, BYTES_PER_SECOND)
+        data |= zip(_LOADED, values, strict=True)
+    return data

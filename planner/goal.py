@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from potluck.planner.costs import itemsize
+from potluck.models.sizes import itemsize
 from potluck.planner.fleet import NodeName
 from potluck.planner.software import MEASURED, Software
 
@@ -20,7 +20,7 @@ class Goal:
     """What to plan for, and what to predict.
 
     Attributes:
-        dtype: compute type, one of `costs.ITEMSIZE`.
+        dtype: compute type, one of `models.sizes.ITEMSIZE`.
         kv_tokens: tokens of KV that all requests together may hold; every node keeps this much for its layers.
         rounds: how often a token goes round the nodes (piped ring, PRIMA.CPP); 1 lets the exact solver choose.
         spread: `best` leaves out the nodes that would not help (the proportional solver takes all); `all` gives every

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from potluck.models.sizes import itemsize
 from potluck.planner.collectives import one_after_another
-from potluck.planner.costs import itemsize
 from potluck.planner.fleet import Fleet
 from potluck.planner.offers import Request
 from potluck.planner.places import Place

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from potluck.models.sizes import layer_parts
 from potluck.models.spec import ModelSpec, Part
-from potluck.planner.costs import layer_parts
 from potluck.planner.fleet import NodeName
 from potluck.planner.hops import Hops
 from potluck.planner.offers import EMBEDDING, HEAD

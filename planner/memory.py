@@ -10,10 +10,10 @@ from math import ceil
 from typing import NamedTuple
 
 from potluck.models.roles import Role, TensorKey, keys_of
+from potluck.models.sizes import DeviceKind, kv_bytes_per_token, tensor_bytes
 from potluck.models.spec import ModelSpec, Part, PartKind
 from potluck.planner.axes import Range, axis_range, kv_heads, local_spec, output_spec, query_heads
-from potluck.planner.costs import kv_bytes_per_token, tensor_bytes
-from potluck.planner.fleet import DeviceKind, Fleet, NodeName
+from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.plan import Plan, Purpose, Residency, Share
 
 # Beside weights and KV a worker holds the rows of a step, its logits and block tables: about 40 MB for 512 rows of a

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import cast
 
+from potluck.models.sizes import DeviceKind
 from potluck.planner.catalogue import Catalogue
 from potluck.planner.fields import FieldError, fields, flag, items, one_of, text
-from potluck.planner.fleet import Device, DeviceKind, Node, NodeName
+from potluck.planner.fleet import Device, Node, NodeName
 from potluck.planner.place import Place
 from potluck.planner.quantities import memory, positive, quantity
 from potluck.planner.units import BYTES_PER_SECOND, FLOPS

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from potluck.models.costs import Pass, seconds
+from potluck.models.sizes import DeviceKind, kv_bytes_per_token, layer_parts, weight_bytes
 from potluck.models.spec import ModelSpec, Part, PartKind
-from potluck.planner.costs import Pass, kv_bytes_per_token, layer_parts, seconds, weight_bytes
-from potluck.planner.fleet import DeviceKind, Node, NodeName
+from potluck.planner.fleet import Node, NodeName
 from potluck.planner.goal import Goal
 from potluck.planner.memory import NODE_OVERHEAD
 

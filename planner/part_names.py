@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from potluck.models.sizes import layer_parts
 from potluck.models.spec import ModelSpec, Part, PartKind
-from potluck.planner.costs import layer_parts
 from potluck.planner.fields import FieldError, shown, suggestion, text
 
 _ENDS = {"embedding": Part(PartKind.EMBEDDING), "head": Part(PartKind.HEAD)}

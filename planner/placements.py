@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from potluck.models.sizes import itemsize
 from potluck.models.spec import Part
-from potluck.planner.costs import itemsize
 from potluck.planner.fleet import Fleet, Node, NodeName
 from potluck.planner.goal import Goal
 from potluck.planner.offers import EMBEDDING, ENDS, HEAD, Offer, Request, split

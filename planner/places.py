@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
+from potluck.models.costs import Pass
+from potluck.models.sizes import layer_parts, weight_bytes
 from potluck.models.spec import ModelSpec, Part
-from potluck.planner.costs import Pass, layer_parts, weight_bytes
 from potluck.planner.fleet import Device, Fleet, Node, NodeName
 from potluck.planner.memory import node_bytes
 from potluck.planner.offers import EMBEDDING, ENDS, HEAD, Request

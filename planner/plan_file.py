@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from potluck.models.sizes import ITEMSIZE
 from potluck.models.spec import ModelSpec
-from potluck.planner.costs import ITEMSIZE
 from potluck.planner.evidence_file import alternative_data, alternatives_from, proof_data, proof_from
 from potluck.planner.fields import FieldError, fields, items, one_of, table, text, whole
 from potluck.planner.fleet import NodeName

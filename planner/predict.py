@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from potluck.models.costs import Pass
 from potluck.models.spec import ModelSpec
-from potluck.planner.costs import Pass
 from potluck.planner.first_token import chunk_rows, chunks, last_arrival
 from potluck.planner.fleet import Fleet, Link
 from potluck.planner.goal import Goal

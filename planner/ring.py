@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
+from potluck.models.sizes import layer_parts
 from potluck.models.spec import Part, PartKind
-from potluck.planner.costs import layer_parts
 from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.plan import Route, Share, Stage
 from potluck.planner.predict import hop_seconds

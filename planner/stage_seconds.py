@@ -14,12 +14,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from potluck.models.costs import PartCost, Pass, part_cost
 from potluck.models.spec import ModelSpec, Part
 from potluck.planner.agreement import wire_of
 from potluck.planner.all_reduce import Algorithm
 from potluck.planner.axes import local_spec
 from potluck.planner.collectives import SECONDS, Mesh, fastest, mesh_of, one_after_another
-from potluck.planner.costs import PartCost, Pass, part_cost
 from potluck.planner.fleet import Fleet
 from potluck.planner.plan import Stage
 from potluck.planner.prediction import Times, together

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from potluck.models.sizes import layer_parts, weight_bytes
 from potluck.models.spec import ModelSpec, PartKind
 from potluck.planner.axes import local_spec
-from potluck.planner.costs import layer_parts, weight_bytes
 from potluck.planner.fleet import NodeName
 from potluck.planner.plan import Residency, Route, Share
 from potluck.planner.prefetch import Window

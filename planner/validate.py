@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
+from potluck.models.sizes import ITEMSIZE
 from potluck.models.spec import ModelSpec, Part
 from potluck.planner.all_reduce import MOST_PIECES, AllReduce, Wire
-from potluck.planner.costs import ITEMSIZE
 from potluck.planner.fields import shown, suggestion
 from potluck.planner.fit import size_text
 from potluck.planner.fleet import Fleet

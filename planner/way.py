@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+from potluck.models.costs import Pass
+from potluck.models.sizes import itemsize
 from potluck.planner.collectives import one_after_another
-from potluck.planner.costs import Pass, itemsize
 from potluck.planner.fleet import Link, NodeName
 from potluck.planner.plan import Route, Stage
 from potluck.planner.prediction import Breakdown, Times, together

@@ -29,15 +29,13 @@ class HelloReply(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., epochs: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., data_port: _Optional[int] = ...) -> None: ...
 
 class ProbeRequest(_message.Message):
-    __slots__ = ("dtype", "peers")
+    __slots__ = ("dtype",)
     DTYPE_FIELD_NUMBER: _ClassVar[int]
-    PEERS_FIELD_NUMBER: _ClassVar[int]
     dtype: str
-    peers: _containers.RepeatedCompositeFieldContainer[Peer]
-    def __init__(self, dtype: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ...) -> None: ...
+    def __init__(self, dtype: _Optional[str] = ...) -> None: ...
 
 class ProbeReply(_message.Message):
-    __slots__ = ("device", "device_name", "flops", "memory_bandwidth", "memory_free", "memory_total", "disk_bandwidth", "links", "native_dtype")
+    __slots__ = ("device", "device_name", "flops", "memory_bandwidth", "memory_free", "memory_total", "disk_bandwidth", "native_dtype")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_NAME_FIELD_NUMBER: _ClassVar[int]
     FLOPS_FIELD_NUMBER: _ClassVar[int]
@@ -45,7 +43,6 @@ class ProbeReply(_message.Message):
     MEMORY_FREE_FIELD_NUMBER: _ClassVar[int]
     MEMORY_TOTAL_FIELD_NUMBER: _ClassVar[int]
     DISK_BANDWIDTH_FIELD_NUMBER: _ClassVar[int]
-    LINKS_FIELD_NUMBER: _ClassVar[int]
     NATIVE_DTYPE_FIELD_NUMBER: _ClassVar[int]
     device: str
     device_name: str
@@ -54,19 +51,30 @@ class ProbeReply(_message.Message):
     memory_free: int
     memory_total: int
     disk_bandwidth: float
-    links: _containers.RepeatedCompositeFieldContainer[LinkReport]
     native_dtype: str
-    def __init__(self, device: _Optional[str] = ..., device_name: _Optional[str] = ..., flops: _Optional[float] = ..., memory_bandwidth: _Optional[float] = ..., memory_free: _Optional[int] = ..., memory_total: _Optional[int] = ..., disk_bandwidth: _Optional[float] = ..., links: _Optional[_Iterable[_Union[LinkReport, _Mapping]]] = ..., native_dtype: _Optional[str] = ...) -> None: ...
+    def __init__(self, device: _Optional[str] = ..., device_name: _Optional[str] = ..., flops: _Optional[float] = ..., memory_bandwidth: _Optional[float] = ..., memory_free: _Optional[int] = ..., memory_total: _Optional[int] = ..., disk_bandwidth: _Optional[float] = ..., native_dtype: _Optional[str] = ...) -> None: ...
+
+class LinkRequest(_message.Message):
+    __slots__ = ("peer", "bulk_seconds", "trips_meanwhile")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    BULK_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TRIPS_MEANWHILE_FIELD_NUMBER: _ClassVar[int]
+    peer: Peer
+    bulk_seconds: float
+    trips_meanwhile: bool
+    def __init__(self, peer: _Optional[_Union[Peer, _Mapping]] = ..., bulk_seconds: _Optional[float] = ..., trips_meanwhile: _Optional[bool] = ...) -> None: ...
 
 class LinkReport(_message.Message):
-    __slots__ = ("node", "latency", "bandwidth")
-    NODE_FIELD_NUMBER: _ClassVar[int]
-    LATENCY_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("failure", "bandwidth", "round_trip", "trip_bytes")
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
     BANDWIDTH_FIELD_NUMBER: _ClassVar[int]
-    node: str
-    latency: float
+    ROUND_TRIP_FIELD_NUMBER: _ClassVar[int]
+    TRIP_BYTES_FIELD_NUMBER: _ClassVar[int]
+    failure: str
     bandwidth: float
-    def __init__(self, node: _Optional[str] = ..., latency: _Optional[float] = ..., bandwidth: _Optional[float] = ...) -> None: ...
+    round_trip: float
+    trip_bytes: int
+    def __init__(self, failure: _Optional[str] = ..., bandwidth: _Optional[float] = ..., round_trip: _Optional[float] = ..., trip_bytes: _Optional[int] = ...) -> None: ...
 
 class Peer(_message.Message):
     __slots__ = ("node", "address", "data_port")

@@ -44,6 +44,11 @@ class WorkerStub:
                 request_serializer=potluck_dot_proto_dot_cluster__pb2.ProbeRequest.SerializeToString,
                 response_deserializer=potluck_dot_proto_dot_cluster__pb2.ProbeReply.FromString,
                 _registered_method=True)
+        self.ProbeLink = channel.unary_unary(
+                '/potluck.Worker/ProbeLink',
+                request_serializer=potluck_dot_proto_dot_cluster__pb2.LinkRequest.SerializeToString,
+                response_deserializer=potluck_dot_proto_dot_cluster__pb2.LinkReport.FromString,
+                _registered_method=True)
         self.Load = channel.unary_stream(
                 '/potluck.Worker/Load',
                 request_serializer=potluck_dot_proto_dot_cluster__pb2.Assignment.SerializeToString,
@@ -87,7 +92,14 @@ class WorkerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Probe(self, request, context):
-        """Measures the node: matrix products, memory bandwidth, free memory, disk, round trip and bandwidth to peers.
+        """Measures the node: matrix products, memory bandwidth, free memory, disk.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProbeLink(self, request, context):
+        """Measures the link from this node to one other, the way frames travel.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,6 +158,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Probe,
                     request_deserializer=potluck_dot_proto_dot_cluster__pb2.ProbeRequest.FromString,
                     response_serializer=potluck_dot_proto_dot_cluster__pb2.ProbeReply.SerializeToString,
+            ),
+            'ProbeLink': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProbeLink,
+                    request_deserializer=potluck_dot_proto_dot_cluster__pb2.LinkRequest.FromString,
+                    response_serializer=potluck_dot_proto_dot_cluster__pb2.LinkReport.SerializeToString,
             ),
             'Load': grpc.unary_stream_rpc_method_handler(
                     servicer.Load,
@@ -232,6 +249,33 @@ class Worker:
             '/potluck.Worker/Probe',
             potluck_dot_proto_dot_cluster__pb2.ProbeRequest.SerializeToString,
             potluck_dot_proto_dot_cluster__pb2.ProbeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProbeLink(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/potluck.Worker/ProbeLink',
+            potluck_dot_proto_dot_cluster__pb2.LinkRequest.SerializeToString,
+            potluck_dot_proto_dot_cluster__pb2.LinkReport.FromString,
             options,
             channel_credentials,
             insecure,

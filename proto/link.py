@@ -41,11 +41,6 @@ class LinkTarget:
     tls: Tls | None = None
 
     @property
-    def host(self) -> str:
-        """Where the worker is, without a port."""
-        return self.address.rpartition(":")[0].strip("[]")
-
-    @property
     def head(self) -> StreamHead:
         """What the worker is told when the stream opens."""
         return StreamHead(self.source, self.role, self.epoch, self.agreement)

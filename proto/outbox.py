@@ -17,7 +17,7 @@ from potluck.proto.shaper import DelayLine, Shape, wait_until
 from potluck.proto.tcp import PREFIX
 
 _LOOK_SECONDS = 0.1  # how often a sender held up by a full queue looks whether the socket still stands
-Buffer = bytes | memoryview
+Buffer = bytes | bytearray | memoryview
 
 
 class _Queued(NamedTuple):
@@ -59,12 +59,12 @@ class Outbox:
         """
         with self._sending:
             for header, payload in pack_parts(frame):
-                if self._over:
-                    raise LinkError(self._over)
-                rest: Sequence[Buffer] = [PREFIX.pack(len(header), len(payload)), header, payload]
-                if self._socket is not None and not self._shaped and self._waiting == 0:
-                    rest = self._send_now(self._socket, rest)
-                self.tally.sent(len(payload), len(header), self._enqueue(rest, timeout) if rest else 0.0)
+                self._post(header, payload, timeout)
+
+    def post(self, header: Buffer, payload: Buffer, timeout: float) -> None:
+        """Send or queue a message that is no frame; errors as of `send`."""
+        with self._sending:
+            self._post(header, payload, timeout)
 
     def end(self, reason: str, last: bytes = b"") -> None:
         """Take no more frames; the thread ends when what is queued, and then `last`, has been sent."""
@@ -78,6 +78,14 @@ class Outbox:
         """Wait until everything has been sent, for `grace` seconds at most."""
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(grace)
+
+    def _post(self, header: Buffer, payload: Buffer, timeout: float) -> None:
+        if self._over:
+            raise LinkError(self._over)
+        rest: Sequence[Buffer] = [PREFIX.pack(len(header), len(payload)), header, payload]
+        if self._socket is not None and not self._shaped and self._waiting == 0:
+            rest = self._send_now(self._socket, rest)
+        self.tally.sent(len(payload), len(header), self._enqueue(rest, timeout) if rest else 0.0)
 
     def _enqueue(self, buffers: Sequence[Buffer], timeout: float) -> float:
         """Queue what is left of a part; how long there was no room."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+# So late a sleep ends at best (worker/emulation.py); the rest is waited for awake.
+_LATE_SECONDS = 20e-6
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -46,6 +49,5 @@ class DelayLine:
 
 def wait_until(due: float) -> None:
     """Sleep until a time of `time.monotonic`; at once when it is past."""
-    left = due - time.monotonic()
-    if left > 0:
-        time.sleep(left)
+    while (left := due - time.monotonic()) > 0:
+        time.sleep(max(0.0, left - _LATE_SECONDS))

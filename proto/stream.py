@@ -10,13 +10,13 @@ from potluck.proto.channel import PROTOCOL
 from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.step import LARGEST, MAX_NAME
 
-StreamRole = Literal["coordinator", "worker", "member"]
+StreamRole = Literal["coordinator", "worker", "member", "probe"]
 _AGREEMENT = "potluck-agreement"
 
 
 @dataclass(frozen=True, slots=True)
 class StreamHead:
-    """The opener's node and role, and the one epoch that all frames of the stream belong to.
+    """The opener's node and role, and the one epoch that all frames of the stream belong to; 0 in a probe of the link.
 
     `agreement`: a member's digest of how it forms sums with the node that it opens the stream to.
     """
@@ -48,18 +48,22 @@ def read_head(metadata: Iterable[tuple[str, str | bytes]]) -> StreamHead:
     protocol = _text(entries, "potluck-protocol")
     if protocol != str(PROTOCOL):
         raise FrameError(f"the stream speaks protocol {protocol:.20}, this node {PROTOCOL}", Refusal.MISMATCH)
-    epoch = _text(entries, "potluck-epoch")
-    if not (epoch.isascii() and epoch.isdigit() and len(epoch) < 20 and 0 < int(epoch) <= LARGEST):
-        raise FrameError("potluck-epoch is not a positive number")
+    role = _role(_text(entries, "potluck-role"))
     agreement = _text(entries, _AGREEMENT) if _AGREEMENT in entries else ""
-    return StreamHead(_text(entries, "potluck-node"), _role(_text(entries, "potluck-role")), int(epoch), agreement)
+    return StreamHead(_text(entries, "potluck-node"), role, _epoch(_text(entries, "potluck-epoch"), role), agreement)
+
+
+def _epoch(text: str, role: StreamRole) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and (role != "probe") <= int(text) <= LARGEST):
+        raise FrameError("potluck-epoch is not a positive number")
+    return int(text)
 
 
 def _role(text: str) -> StreamRole:
     match text:
-        case "coordinator" | "worker" | "member":
+        case "coordinator" | "worker" | "member" | "probe":
             return text
-    raise FrameError("potluck-role is neither coordinator, worker nor member")
+    raise FrameError("potluck-role is neither coordinator, worker, member nor probe")
 
 
 def _text(entries: dict[str, str | bytes], key: str) -> str:

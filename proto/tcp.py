@@ -58,13 +58,16 @@ def tune(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def connect(host: str, port: int, tls: Tls | None = None) -> Socket:
-    """A connection to a data port, over TLS where the fleet has it; calls on it wait for HANDSHAKE_SECONDS.
+def dial(address: str, data_port: int, tls: Tls | None = None) -> Socket:
+    """A connection to the data port of the worker at `address` (host:port of its calls); `greet` comes next.
+
+    Over TLS where `tls` says what to show. Calls on it wait for HANDSHAKE_SECONDS.
 
     Raises:
-        OSError: nobody is there, or it is no member of the fleet (TlsError).
+        OSError: it cannot be reached, or is none of this fleet (TlsError).
     """
-    sock = socket.create_connection((host, port), timeout=HANDSHAKE_SECONDS)
+    host = address.rpartition(":")[0].strip("[]")
+    sock = socket.create_connection((host, data_port), timeout=HANDSHAKE_SECONDS)
     tune(sock)
     return secured(sock, tls, True, HANDSHAKE_SECONDS) if tls else sock
 

@@ -13,7 +13,7 @@ from potluck.proto.errors import FrameError
 from potluck.proto.frames import Frame, unpack_part
 from potluck.proto.link import Link, LinkCounts, LinkError, LinkTarget, OnBroken, OnFrame
 from potluck.proto.outbox import Outbox
-from potluck.proto.tcp import Notice, connect, greet, read_message
+from potluck.proto.tcp import Notice, dial, greet, read_message
 
 
 class TcpLink(Link):
@@ -57,7 +57,7 @@ class TcpLink(Link):
 
     def _work(self) -> None:
         try:
-            with connect(self.target.host, self.target.data_port, self.target.tls) as sock:
+            with dial(self.target.address, self.target.data_port, self.target.tls) as sock:
                 self._socket = sock
                 greet(sock, self.target.head, self.target.token)
                 sock.settimeout(None)

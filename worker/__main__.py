@@ -14,10 +14,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from potluck.worker.data_port import DataPort
-from potluck.worker.emulation import Emulation, read_emulation
+from potluck.worker.emulation import Emulation, read_emulation, sleep_precisely
+from potluck.worker.link_probe import LinkProbe
 from potluck.worker.server import WorkerService, start_server
 
 _STOP_SECONDS = 1.0
@@ -67,10 +69,13 @@ def main() -> int:
         return 2
     try:
         emulation = read_emulation(flags.emulate) if flags.emulate else Emulation()
-        service = WorkerService(flags.node, emulation.link)
+        if flags.emulate:
+            sleep_precisely()
+        service = WorkerService(LinkProbe(flags.node, token, emulation.link))
         server, address = start_server(service, token, flags.listen)
         data_port = DataPort(flags.node, token, emulation.link, lambda: service.node(_READY_SECONDS))
-        service.data_port = data_port.listen(flags.listen.rpartition(":")[0].strip("[]"))
+        port = data_port.listen(flags.listen.rpartition(":")[0].strip("[]"))
+        service.links = replace(service.links, address=address, data_port=port)
     except (ValueError, OSError) as error:
         logging.error("%s", error)
         return 2

@@ -14,12 +14,14 @@ from potluck.proto.assembly import Assembly
 from potluck.proto.connection import Socket
 from potluck.proto.errors import FrameError
 from potluck.proto.frames import Frame, unpack_part
+from potluck.proto.link import LinkError
 from potluck.proto.outbox import Outbox
 from potluck.proto.shaper import Shape
 from potluck.proto.stream import StreamHead
 from potluck.proto.tcp import HANDSHAKE_SECONDS, Notice, admit, notice, read_message, tune
 from potluck.proto.tls import Tls, secured
 from potluck.proto.tls_socket import TlsError
+from potluck.worker.echo import Echo
 
 if TYPE_CHECKING:
     from potluck.worker.epochs import Epoch
@@ -49,7 +51,7 @@ class DataPort:
         """
         self._name, self._token, self._tls = name, token, tls
         self._link_shape, self._node = link_shape, node
-        self._streams = threading.Semaphore(_MOST_STREAMS)
+        self._streams, self._echo = threading.Semaphore(_MOST_STREAMS), Echo()
         self._listener: socket.socket | None = None
 
     def listen(self, host: str) -> int:
@@ -106,6 +108,9 @@ class DataPort:
         sock.settimeout(HANDSHAKE_SECONDS)
         try:
             head, accepted = admit(sock, self._token)
+            if head.role == "probe":
+                self._echo_to(sock, head.node, accepted)
+                return
             node = self._node()
             epoch = node.epochs.get(head.epoch)
             if head.role == "member":
@@ -121,6 +126,14 @@ class DataPort:
         sock.sendall(accepted)
         sock.settimeout(None)
         self._run(sock, head, epoch, node.executor)
+
+    def _echo_to(self, sock: Socket, node: str, accepted: bytes) -> None:
+        with self._echo.place():
+            sock.sendall(accepted)
+            with contextlib.suppress(EOFError, OSError, Notice, LinkError):
+                self._echo.serve(sock, self._link_shape(node) if node != self._name else Shape())
+                # Until the opener hangs up: closing over what it still sends would take the last answer back.
+                _linger(sock)
 
     def _run(self, sock: Socket, head: StreamHead, epoch: Epoch, executor: Executor) -> None:
         from potluck.worker.answers import TcpAnswers

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from potluck.proto.shaper import Shape
 
@@ -30,6 +32,15 @@ class Emulation:
     def link(self, node: str) -> Shape:
         """The shape of the link to a node."""
         return self.links.get(node) or self.links.get("") or Shape()
+
+
+def sleep_precisely() -> None:
+    """Let sleeps of this thread, and of those it starts, end some 10 us late instead of 60 (Linux).
+
+    The kernel gathers wake-ups within 50 us unless told otherwise, which is a sixth of a wired link's latency.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/timerslack_ns").write_text("1000")
 
 
 def read_emulation(text: str) -> Emulation:
@@ -62,7 +73,7 @@ class Slowness:
     def around(self) -> Iterator[None]:
         """Sleep after the operation for what the described node would need on top.
 
-        Sleeps overshoot by some 60 us; what was slept too much is owed to the next operation.
+        Sleeps overshoot by some 20 us; what was slept too much is owed to the next operation.
         """
         if self._extra <= 0.0:
             yield

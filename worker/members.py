@@ -15,7 +15,7 @@ from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.link import LinkCounts, LinkTarget
 from potluck.proto.member_link import MemberError, MemberLink
 from potluck.proto.stream import StreamHead
-from potluck.proto.tcp import Notice, connect, greet
+from potluck.proto.tcp import Notice, dial, greet
 
 _ALIVE_SECONDS = 2.0
 
@@ -99,7 +99,7 @@ class Members:
         target = self._targets[node]
         try:
             with contextlib.ExitStack() as refused:
-                sock = refused.enter_context(connect(target.host, target.data_port, target.tls))
+                sock = refused.enter_context(dial(target.address, target.data_port, target.tls))
                 greet(sock, target.head, target.token)
                 link = self._add(node, sock)
                 refused.pop_all()

@@ -96,13 +96,12 @@ class Node:
             _limit_memory(config.memory)
 
     def probe(self, request: pb.ProbeRequest) -> pb.ProbeReply:
-        """Measure this node and its links.
+        """Measure this node.
 
         Raises:
             FrameError: the compute type is not known.
         """
         dtype = read_dtype(request.dtype or "float32")
-        links = [probe.measure_link(peer, self._config.token, self._config.emulation) for peer in request.peers]
         return pb.ProbeReply(
             device=self._device.type,
             device_name=probe.device_name(self._device, self._threads),
@@ -111,7 +110,6 @@ class Node:
             memory_free=probe.free_memory(self._config.memory, self._device),
             memory_total=probe.total_memory(self._device),
             disk_bandwidth=self._config.emulation.disk or probe.measure_disk(_LARGE_FILE),
-            links=[link for link in links if link is not None],
             native_dtype=probe.native_dtype(self._device),
         )
 

@@ -1,31 +1,26 @@
-"""Measures this node: matrix products and memory of what it computes on, disk, and the links to other workers."""
+"""Measures this node: matrix products and memory of what it computes on, and disk. Links: `link_probe.py`."""
 
 from __future__ import annotations
 
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import grpc
 import psutil
 import torch
 
 from potluck.kernels.linear import Linear
 from potluck.kernels.packed import PackedLinear, PackedMatrix, has_vectors
-from potluck.proto import cluster_pb2 as pb
-from potluck.proto.channel import PROTOCOL, open_channel, worker_stub
 from potluck.worker.device import CPU, device_memory, wait_for
-from potluck.worker.emulation import Emulation, Slowness
+from potluck.worker.emulation import Slowness
 from potluck.worker.residence import Product
 
 _SIZE = 512
 _DEVICE_SIZE = 4096  # smaller products do not fill a GPU
 _STREAMED = 256 << 20
 _MEASURE_SECONDS = 0.3
-_TRANSFER = 1 << 20
-_PINGS = 12
 _RESERVE = 0.2  # of the free memory stays with the machine's other programs
 _DEVICE_RESERVE = 0.1  # of a GPU's: activations, logits, what kernels and libraries load
 
@@ -95,40 +90,6 @@ def native_dtype(device: torch.device = CPU) -> str:
     else:
         capable = _capability("bf16")
     return "bfloat16" if capable else "float32"
-
-
-def measure_link(peer: pb.Peer, token: str, emulation: Emulation) -> pb.LinkReport | None:
-    """Latency (half the smallest round trip) and bandwidth to another worker; None where it does not answer."""
-    shape = emulation.link(peer.node)
-    channel = open_channel(peer.address, token)
-    try:
-        stub, hello = worker_stub(channel), pb.HelloRequest(protocol=PROTOCOL)
-        trips = list(_timed(lambda: stub.Hello(hello, timeout=5.0, wait_for_ready=True), _PINGS))
-        padded = pb.FetchRequest(fingerprint="0" * 64, key="x" * _TRANSFER)
-        sends = list(_timed(lambda: _refused(stub, padded), 3))
-    except grpc.RpcError:
-        return None
-    finally:
-        channel.close()
-    latency = min(trips) / 2 + shape.latency
-    seconds = max(1e-6, min(sends) - min(trips)) + (_TRANSFER / shape.bandwidth if shape.bandwidth else 0.0)
-    return pb.LinkReport(node=peer.node, latency=latency, bandwidth=_TRANSFER / seconds)
-
-
-def _refused(stub: object, request: pb.FetchRequest) -> None:
-    """A megabyte to a peer that refuses its key: what counts is that it had to arrive first."""
-    try:
-        list(stub.Fetch(request, timeout=30.0))  # type: ignore[attr-defined]
-    except grpc.RpcError as error:
-        if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
-            raise
-
-
-def _timed(call: object, times: int) -> Iterator[float]:
-    for _ in range(times):
-        begun = time.perf_counter()
-        call()  # type: ignore[operator]
-        yield time.perf_counter() - begun
 
 
 def measure_disk(path: Path) -> float:

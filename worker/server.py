@@ -24,6 +24,7 @@ from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.frames import unpack_frame
 from potluck.proto.shaper import Shape, wait_until
 from potluck.proto.stream import read_head
+from potluck.worker.link_probe import LinkProbe
 
 if TYPE_CHECKING:
     from potluck.worker.answers import GrpcAnswers
@@ -40,11 +41,10 @@ T = TypeVar("T")
 class WorkerService(rpc.WorkerServicer):
     """What other processes may ask of this worker."""
 
-    def __init__(self, name: str, link_shape: Callable[[str], Shape]) -> None:
-        """`link_shape` gives the emulated link to a node."""
-        self.data_port = 0
-        self._name = name
-        self._link_shape = link_shape
+    def __init__(self, links: LinkProbe) -> None:
+        """`links` knows this node's name and, once they are open, its ports."""
+        self.links = links
+        self._name, self._link_shape = links.name, links.link_shape
         self._node: Node | None = None
         self._ready = threading.Event()
         self._started = time.monotonic()
@@ -67,12 +67,22 @@ class WorkerService(rpc.WorkerServicer):
             )
         epochs = [epoch.number for epoch in self._node.epochs.held] if self._node else []
         return pb.HelloReply(
-            protocol=PROTOCOL, node=self._name, epochs=epochs, version=version("potluck"), data_port=self.data_port
+            protocol=PROTOCOL,
+            node=self._name,
+            epochs=epochs,
+            version=version("potluck"),
+            data_port=self.links.data_port,
         )
 
     def Probe(self, request: pb.ProbeRequest, context: grpc.ServicerContext) -> pb.ProbeReply:
         """Measure this node."""
         return _answered(context, lambda: self._needed(context).probe(request))
+
+    def ProbeLink(self, request: pb.LinkRequest, context: grpc.ServicerContext) -> pb.LinkReport:
+        """Measure the link to another node."""
+        # Not while torch is being imported: that takes processors which the measurement needs.
+        self._needed(context)
+        return self.links.measure(request)
 
     def Load(self, request: pb.Assignment, context: grpc.ServicerContext) -> Iterator[pb.LoadProgress]:
         """Load a shard."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 
-from potluck.planner.costs import itemsize
+from potluck.models.sizes import itemsize
 from potluck.planner.fleet import NodeName
 from potluck.planner.part_names import part_names
 from potluck.planner.plan import Route

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from potluck.planner.costs import Pass
+from potluck.models.costs import Pass
 from potluck.planner.first_token import chunk_rows
 from potluck.planner.simulator.load import Arrival
 

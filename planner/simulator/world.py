@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from potluck.planner.costs import Pass
+from potluck.models.costs import Pass
 from potluck.planner.simulator.clock import Clock
 from potluck.planner.simulator.meter import Meter
 from potluck.planner.simulator.packing import Run

@@ -90,7 +90,8 @@ def fleets(draw, most_nodes=5):
     own = st.lists(devices(), min_size=1, max_size=2).map(tuple)
     disks = st.just(0.0) | POSITIVE
     nodes = tuple(Node(NodeName(name), draw(own), draw(disks), draw(st.booleans())) for name in names)
-    links = st.builds(Link, st.floats(0, 10), POSITIVE)
+    plain = st.builds(Link, st.floats(0, 10), POSITIVE)
+    links = st.builds(Link, st.floats(0, 10), POSITIVE, st.none() | plain)
     pairs = [(a, b) for a in names for b in names if a != b]
     named = draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
     engine = draw(st.sampled_from(names))

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potluck.models.roles import NORMS, Role, keys_of
+from potluck.models.sizes import tensor_bytes
 from potluck.models.spec import Part, PartKind
 from potluck.planner.axes import computed_heads, kv_heads, local_spec, query_heads
-from potluck.planner.costs import tensor_bytes
 from potluck.planner.memory import node_bytes
 from potluck.planner.plan import Plan, Route, Share, Stage
 from potluck.planner.validate import PlanError, validate

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from potluck.models.costs import Pass, bytes_moved, flops, part_cost
 from potluck.planner.all_reduce import Algorithm, AllReduce
-from potluck.planner.costs import Pass, bytes_moved, flops, part_cost
 from potluck.planner.fields import FieldError
 from potluck.planner.fleet import Device, Link
 from potluck.planner.goal import Goal

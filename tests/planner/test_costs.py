@@ -1,21 +1,15 @@
 """What parts cost, and that the planner's bytes are those the worker allocates."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from potluck.models.costs import FormatSpeed, Pass, bytes_moved, flops, part_cost, seconds
+from potluck.models.sizes import itemsize, kv_bytes_per_token, layer_parts, weight_bytes
 from potluck.models.spec import Part, PartKind
-from potluck.planner.costs import (
-    Pass,
-    bytes_moved,
-    flops,
-    itemsize,
-    kv_bytes_per_token,
-    layer_parts,
-    seconds,
-    weight_bytes,
-)
 from potluck.planner.fleet import Device
 from potluck.planner.memory import node_bytes
 from potluck.worker.shard import ShardConfig, Window
@@ -86,3 +80,16 @@ def test_bytes_are_those_that_a_worker_allocates(homes, data, dtype):
     planned = node_bytes(homes.plan(stage, dtype=dtype, kv_tokens=48), spec)["a"]
     memory = ShardMemory(spec, tuple(windows), config)
     assert (planned.weights, planned.kv) == (memory.weights, memory.kv)
+
+
+def test_a_format_whose_speed_is_known_takes_its_own_time(homes):
+    spec = replace(homes.model(), encodings={"0.gate": "Q4_0", "0.up": "Q4_0", "0.down": "Q8_0"})
+    ffn = Part(PartKind.FFN, 0)
+    known = Device("cpu", 100e9, 20e9, 1, formats={"Q4_0": FormatSpeed(400e9, 10e9)})
+    cost = part_cost(spec, ffn, (known, "quantized"))
+    numbers = spec.hidden * spec.ffn
+    rest = weight_bytes(spec, [ffn], "quantized") - 2 * numbers * 18 // 32
+    assert cost.weights == pytest.approx(2 * numbers * 18 / 32 / 10e9 + rest / 20e9)
+    assert cost.row == pytest.approx(2 * 2 * numbers / 400e9 + 2 * numbers / 100e9)
+    # Where the format does not stay, its speed says nothing.
+    assert part_cost(spec, ffn, (known, "float32")) == part_cost(spec, ffn, (replace(known, formats={}), "float32"))

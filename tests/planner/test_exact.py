@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potluck.planner.costs import Pass, kv_bytes_per_token, layer_parts, seconds, weight_bytes
+from potluck.models.costs import Pass, seconds
+from potluck.models.sizes import kv_bytes_per_token, layer_parts, weight_bytes
 from potluck.planner.executable import executable_stages
 from potluck.planner.fleet import Device, Fleet, Link, Node
 from potluck.planner.goal import Goal

@@ -173,6 +173,11 @@ links:
         ),
         ("a - laptop", "a - lapptop", "line 18: link 'a - lapptop': there is no node 'lapptop'"),
         ("300 Mbit", "0", "line 20: link 'a - laptop': bandwidth: must be more than zero"),
+        (
+            "300 Mbit",
+            "300 Mbit\n    loaded_latency: 9 ms",
+            "line 18: link 'a - laptop': loaded_bandwidth is missing; loaded_latency and loaded_bandwidth go together",
+        ),
     ],
 )
 def test_mistakes_are_told_with_their_line(right, wrong, message):

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from potluck.models.costs import Pass, seconds
 from potluck.models.encodings import GROUPED, PACKED
 from potluck.models.roles import keys_of, shape_of
-from potluck.planner.costs import Pass, layer_parts, seconds, weight_bytes
+from potluck.models.sizes import layer_parts, weight_bytes
 from potluck.planner.goal import Goal
 from potluck.planner.memory import NODE_OVERHEAD, node_bytes
 from potluck.planner.offers import Request

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from potluck.models.costs import Pass, seconds
 from potluck.models.spec import Part, PartKind
 from potluck.planner.all_reduce import Algorithm, AllReduce, Wire
-from potluck.planner.costs import Pass, seconds
 from potluck.planner.fleet import Link
 from potluck.planner.goal import Goal
 from potluck.planner.plan import Route, Share

@@ -31,9 +31,9 @@ from itertools import pairwise
 import pytest
 
 from potluck.models.roles import TensorKey, keys_of
+from potluck.models.sizes import layer_parts, weight_bytes
 from potluck.models.spec import LayerSpec, ModelSpec, Part, PartKind, Rope
 from potluck.planner.all_reduce import Algorithm, AllReduce
-from potluck.planner.costs import layer_parts, weight_bytes
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
 from potluck.planner.goal import Goal
 from potluck.planner.plan import Plan, Residency, Route, Share, Stage

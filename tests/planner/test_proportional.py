@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potluck.planner.costs import weight_bytes
+from potluck.models.sizes import weight_bytes
 from potluck.planner.executable import executable_stages
 from potluck.planner.fleet import Link
 from potluck.planner.goal import Goal as AnyGoal

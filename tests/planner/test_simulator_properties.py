@@ -12,8 +12,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from potluck.models.costs import Pass
 from potluck.planner.all_reduce import Algorithm, AllReduce
-from potluck.planner.costs import Pass
 from potluck.planner.fleet import Link
 from potluck.planner.goal import Goal
 from potluck.planner.memory import node_bytes

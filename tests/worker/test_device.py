@@ -74,7 +74,7 @@ def test_a_gpus_memory_and_name(gpu):
 
 def test_a_plan_knows_the_device_that_was_measured():
     reply = pb.ProbeReply(device="cuda", device_name="RTX 3090", flops=1e13, memory_bandwidth=9e11, memory_free=1 << 34)
-    device = fleet_of({"attic": reply, "cellar": reply}, "cellar").node("attic").device
+    device = fleet_of({"attic": reply, "cellar": reply}, {}, "cellar").node("attic").device
     assert (device.kind, device.name, device.memory) == ("cuda", "RTX 3090", 1 << 34)
 
 

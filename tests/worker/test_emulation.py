@@ -85,9 +85,10 @@ def test_links_are_as_slow_as_described(processes, served, tmp_path):
             taken = time.monotonic() - begun
         payload = 60 * served.spec.hidden * 4
         assert 0.05 + payload / 100_000 <= taken
-        link = first.stub.Probe(pb.ProbeRequest(peers=[pb.Peer(node="b", address=second.address)]), timeout=60)
-        assert link.links[0].latency >= 0.05
-        assert link.links[0].bandwidth <= 100_000
+        peer = pb.Peer(node="b", address=second.address, data_port=second.data_port)
+        assert first.stub.ProbeLink(pb.LinkRequest(peer=peer), timeout=60).round_trip >= 0.05 + 8192 / 100_000
+        rate = first.stub.ProbeLink(pb.LinkRequest(peer=peer, bulk_seconds=0.1), timeout=60).bandwidth
+        assert rate == pytest.approx(100_000, rel=0.1)
 
 
 def test_a_share_beyond_the_budget_is_refused_with_numbers(processes, served, tmp_path):

@@ -7,7 +7,7 @@ from gguf import GGMLQuantizationType, quants
 from potluck.kernels import packed
 from potluck.models.open import read_spec
 from potluck.models.quantize import with_quantization
-from potluck.planner.costs import weight_bytes
+from potluck.models.sizes import weight_bytes
 from potluck.worker.shard import ShardConfig, Window
 from potluck.worker.shard_memory import ShardMemory
 

@@ -10,7 +10,7 @@ from potluck.kernels.packed import PackedMatrix
 from potluck.models.checkpoint import CheckpointError
 from potluck.models.decode import decode, stored_rows
 from potluck.models.open import open_checkpoint, read_spec
-from potluck.planner.costs import weight_bytes
+from potluck.models.sizes import weight_bytes
 from potluck.worker.packing import Packer, WeightError
 from potluck.worker.pieces import pieces_of
 from potluck.worker.shard import Shard, ShardConfig, Window

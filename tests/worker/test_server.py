@@ -43,6 +43,7 @@ def every_call(channel):
     return {
         "Hello": lambda: stub.Hello(pb.HelloRequest(protocol=PROTOCOL), timeout=5),
         "Probe": lambda: stub.Probe(pb.ProbeRequest(), timeout=5),
+        "ProbeLink": lambda: stub.ProbeLink(pb.LinkRequest(), timeout=5),
         "Load": lambda: list(stub.Load(pb.Assignment(), timeout=5)),
         "Manifest": lambda: stub.Manifest(pb.ManifestRequest(), timeout=5),
         "Fetch": lambda: list(stub.Fetch(pb.FetchRequest(), timeout=5)),

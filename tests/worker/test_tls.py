@@ -16,7 +16,7 @@ from potluck.proto.frames import Frame, Kind
 from potluck.proto.link import LinkTarget
 from potluck.proto.member_link import MemberError
 from potluck.proto.shaper import Shape
-from potluck.proto.tcp import connect
+from potluck.proto.tcp import dial
 from potluck.proto.tcp_link import TcpLink
 from potluck.proto.tls import read_tls
 from potluck.proto.tls_socket import TlsError
@@ -226,7 +226,7 @@ def test_a_member_that_leaves_is_named(party, fleet):
 
 def test_calls_wait_as_long_as_they_may(party, fleet):
     home = party("ab", {name: fleet.tls(name) for name in "ab"})
-    with connect("127.0.0.1", home.target("a", "b", "member").data_port, fleet.tls("a")) as sock:
+    with dial("127.0.0.1:1", home.target("a", "b", "member").data_port, fleet.tls("a")) as sock:
         assert len(sock.recv(16)) == 16
         sock.settimeout(0.05)
         with pytest.raises(TimeoutError):

@@ -1,4 +1,4 @@
-"""What a part of a model costs: bytes held, bytes moved, operations, seconds on a device.
+"""What a part of a model costs: bytes moved, operations, seconds on a device.
 
 The seconds are a roofline: a device streams a part's weights (and the KV attended to) once per step and multiplies
 them with every row, and the slower of the two is what it takes,
@@ -12,21 +12,47 @@ Decoding one sequence is bound by bytes nearly everywhere, a prompt by operation
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from potluck.models.encodings import packed_bytes, plain_bytes
-from potluck.models.roles import TensorKey, keys_of, shape_of
+from potluck.models.roles import keys_of, shape_of
+from potluck.models.sizes import DeviceKind, held_encoding, itemsize, kv_bytes_per_token, tensor_bytes, weight_bytes
 from potluck.models.spec import ModelSpec, Part, PartKind
-from potluck.planner.fleet import Device, DeviceKind
 
-# Of hidden rows, KV and dense weights. "quantized" keeps the weights that the checkpoint stores in a format that is
-# multiplied as it is; everything else is as in bfloat16.
-# "weight-only" is the same but for activations, which are not rounded to 8 bits.
-# "float16" keeps dense weights in half precision, everything else is as in bfloat16.
-ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2, "quantized": 2, "weight-only": 2}
-_KEEPS_ENCODINGS = frozenset({"quantized", "weight-only"})
-_VECTOR_ITEMSIZE = 4
+
+@dataclass(frozen=True, slots=True)
+class FormatSpeed:
+    """How fast a device multiplies matrices that keep one weight format.
+
+    Attributes:
+        flops: floating-point operations per second with many rows at once.
+        bandwidth: bytes per second of the matrix as it lies in memory, with one row.
+    """
+
+    flops: float
+    bandwidth: float
+
+
+class Speeds(Protocol):
+    """What a device does per second; `planner.fleet.Device` is one."""
+
+    @property
+    def kind(self) -> DeviceKind:
+        """What it is; formats take other bytes on a GPU."""
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations per second in the compute type."""
+
+    @property
+    def memory_bandwidth(self) -> float:
+        """Bytes per second."""
+
+    @property
+    def formats(self) -> Mapping[str, FormatSpeed]:
+        """By weight format, where its speed is known; others are as fast as the compute type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,42 +70,6 @@ class Pass:
     sampled: int
     context: int
     sequences: int = 1
-
-
-def itemsize(dtype: str) -> int:
-    """Bytes of one number of a compute type.
-
-    Raises:
-        ValueError: the type is not one that Potluck computes in.
-    """
-    if dtype not in ITEMSIZE:
-        raise ValueError(f"dtype {dtype!r} is not known; use {' or '.join(ITEMSIZE)}")
-    return ITEMSIZE[dtype]
-
-
-def tensor_bytes(spec: ModelSpec, key: TensorKey, dtype: str, kind: DeviceKind = "cpu") -> int:
-    """Bytes of one tensor in a device's memory; norms and biases are kept in float32 whatever the compute type."""
-    shape, on_gpu = shape_of(spec, key.role), kind == "cuda"
-    if dtype in _KEEPS_ENCODINGS and (encoding := spec.encodings.get(str(key))):
-        return packed_bytes(encoding, shape, on_gpu)
-    # Norms and biases are small and stay float32 beside unrounded numbers.
-    return plain_bytes(shape, itemsize(dtype) if len(shape) == 2 else _VECTOR_ITEMSIZE, on_gpu)
-
-
-def weight_bytes(spec: ModelSpec, parts: Iterable[Part], dtype: str, kind: DeviceKind = "cpu") -> int:
-    """Bytes of the weights of some parts on one node; a tied embedding and head together cost once."""
-    keys = {key for part in parts for key in keys_of(spec, part)}
-    return sum(tensor_bytes(spec, key, dtype, kind) for key in keys)
-
-
-def kv_bytes_per_token(spec: ModelSpec, dtype: str) -> int:
-    """Bytes of KV per token and layer."""
-    return spec.kv_width() * itemsize(dtype)
-
-
-def layer_parts(layers: Iterable[int]) -> tuple[Part, ...]:
-    """The parts of whole layers, in the order a token visits them."""
-    return tuple(Part(kind, layer) for layer in layers for kind in (PartKind.ATTENTION, PartKind.FFN))
 
 
 def flops(spec: ModelSpec, part: Part, work: Pass) -> float:
@@ -141,24 +131,39 @@ class PartCost:
         return (self.row + self.attended * context) * rows, memory
 
 
-def part_cost(spec: ModelSpec, part: Part, compute: tuple[Device, str]) -> PartCost:
+def part_cost(spec: ModelSpec, part: Part, compute: tuple[Speeds, str]) -> PartCost:
     """The cost of a part on a device in a compute type."""
     device, dtype = compute
-    none, one = (bytes_moved(spec, part, dtype, Pass(rows, 1, 0), device.kind) for rows in (0, 1))
-    bare, near = (flops(spec, part, Pass(1, 1, context)) for context in (0, 1))
     kv = kv_bytes_per_token(spec, dtype) if part.kind is PartKind.ATTENTION else 0
+    attended = 4.0 * spec.heads * spec.head_dim if part.kind is PartKind.ATTENTION else 0.0
+    is_embedding = part.kind is PartKind.EMBEDDING
+    held = {} if is_embedding else _held(spec, part, compute)
     return PartCost(
-        weights=none / device.memory_bandwidth,
+        weights=sum(nbytes / speed.bandwidth for speed, (nbytes, _) in held.items()),
         position=kv / device.memory_bandwidth,
-        moved=(one - none) / device.memory_bandwidth,
-        row=bare / device.flops,
-        attended=(near - bare) / device.flops,
+        moved=spec.hidden * itemsize(dtype) / device.memory_bandwidth if is_embedding else 0.0,
+        row=sum(2.0 * numbers / speed.flops for speed, (_, numbers) in held.items()),
+        attended=attended / device.flops,
         window=spec.layers[part.layer].window if part.layer is not None else None,
         at_head=part.kind is PartKind.HEAD,
     )
 
 
-def seconds(spec: ModelSpec, parts: Iterable[Part], work: Pass, compute: tuple[Device, str]) -> float:
+def _held(spec: ModelSpec, part: Part, compute: tuple[Speeds, str]) -> dict[FormatSpeed, tuple[int, int]]:
+    """Bytes of a part's tensors, and the numbers in its matrices, by how fast the device is with them."""
+    device, dtype = compute
+    plain = FormatSpeed(device.flops, device.memory_bandwidth)
+    held: dict[FormatSpeed, tuple[int, int]] = {}
+    for key in keys_of(spec, part):
+        shape = shape_of(spec, key.role)
+        speed = device.formats.get(held_encoding(spec, key, dtype) or "", plain)
+        nbytes, numbers = held.get(speed, (0, 0))
+        matrix = math.prod(shape) if len(shape) == 2 else 0
+        held[speed] = nbytes + tensor_bytes(spec, key, dtype, device.kind), numbers + matrix
+    return held
+
+
+def seconds(spec: ModelSpec, parts: Iterable[Part], work: Pass, compute: tuple[Speeds, str]) -> float:
     """Seconds that parts take on a device in a compute type: the sum of their rooflines."""
     return sum(max(part_cost(spec, part, compute).seconds(work)) for part in parts)
 
