@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import queue
 import secrets
@@ -9,15 +10,19 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from potluck.coordinator.assignments import BLOCK_SIZE, Loading, assignments, entries, kv_blocks
 from potluck.coordinator.calls import CallError, Callers, fleet_of
 from potluck.coordinator.driver import Driver, Observers
 from potluck.coordinator.engine import ServingEngine
-from potluck.coordinator.fabric import Fabric
+from potluck.coordinator.fabric import Fabric, Worker
 from potluck.coordinator.heartbeats import Heartbeats
 from potluck.coordinator.links import probe_links
 from potluck.coordinator.remaining import goal_over, without
+from potluck.coordinator.remeasure import InForce, probed
+from potluck.coordinator.report import Losses, deployment_report
+from potluck.coordinator.review import Review
 from potluck.coordinator.scheduler.scheduler import Limits, Scheduler
 from potluck.coordinator.serving import DeploymentError, ModelFiles, Observer, Serving
 from potluck.planner.agreement import agreements
@@ -61,11 +66,26 @@ class Deployment:
         self._lost: queue.SimpleQueue[tuple[NodeName | None, str] | None] = queue.SimpleQueue()
         self._monitor: threading.Thread | None = None
         self._closing: list[threading.Thread] = []
+        self._workers: list[Worker] = []
+        self._probing: Callers | None = None
+        self._losses: Losses = {}
+        self._review = Review(engine, self._measure_again, serving.remeasure_after)
+        engine.metrics.refreshers.append(self._refresh_metrics)
 
     @property
     def plan(self) -> Plan | None:
         """The plan in force."""
         return self._plan
+
+    @property
+    def fleet(self) -> Fleet | None:
+        """The fleet that is planned for: as described, or as measured last."""
+        return self._fleet
+
+    @property
+    def predicted(self) -> dict[str, float]:
+        """Seconds of this clock to the first token of a prompt as the goal has it, and per token."""
+        return self._review.predicted
 
     def start(self, observer: Observer) -> None:
         """Start the workers, plan, load and serve. Call `stop` whatever comes of it.
@@ -75,8 +95,8 @@ class Deployment:
         """
         self._observer = observer
         observer.phase("starting workers")
-        workers = self._fabric.start(self._token)
-        self._callers = Callers(workers, self._token)
+        self._workers = list(self._fabric.start(self._token))
+        self._callers = Callers(self._workers, self._token)
         nodes = list(self._callers.addresses)
         silent = self._callers.silent(nodes, self._epoch, _HELLO_SECONDS)
         if silent:
@@ -103,6 +123,8 @@ class Deployment:
     def stop(self) -> None:
         """End the epoch, the workers and what was started for them. Safe to call at any time."""
         self._lost.put(None)
+        self._review.stop(0.0)
+        self._end_probing()
         if self._monitor is not None and self._monitor is not threading.current_thread():
             self._monitor.join(_CLOSE_SECONDS)
         self._detach("the server is shutting down", "the server shut down before the answer was complete")
@@ -137,8 +159,27 @@ class Deployment:
         driver.connect({node: self._target(node, fleet.engine) for node in plan.nodes})
         self._beats = Heartbeats(plan.nodes, time.monotonic())
         self._fleet, self._plan, self._driver = fleet, plan, driver
+        self._end_probing()
+        self._review.begin(self._in_force(fleet, plan))
         self.engine.attach(driver)
         observer.serving()
+
+    def _end_probing(self) -> None:
+        if self._probing is not None:
+            self._probing.close()
+
+    def _in_force(self, fleet: Fleet, plan: Plan) -> InForce:
+        serving = self._serving
+        goal = replace(serving.goal, chunk=serving.max_rows)
+        fixed, described = serving.plan is not None, serving.fleet is not None
+        return InForce(plan, fleet, self._model.spec, goal, serving.scale, described, fixed)
+
+    def _measure_again(self, force: InForce) -> Fleet:
+        names = {node.name for node in force.fleet.nodes}
+        # Channels of its own: whatever comes of it, the calls that look after the epoch are not held up.
+        with contextlib.closing(Callers([one for one in self._workers if one.node in names], self._token)) as callers:
+            self._probing = callers
+            return probed(callers, self._data_ports(), force)
 
     def _loading(self, fleet: Fleet, plan: Plan) -> Loading:
         readers = [node.name for node in fleet.nodes if node.checkpoint]
@@ -185,11 +226,14 @@ class Deployment:
     def _detach(self, reason: str, running: str) -> None:
         driver = self.engine.detach(reason, running=running)
         if driver is not None:
-            self._next_sequence = driver.next_number
-            # Its own thread: closing waits for the links' threads, one of which may have brought the news.
-            thread = threading.Thread(target=driver.close, daemon=True)
-            thread.start()
-            self._closing.append(thread)
+            self._close(driver)
+
+    def _close(self, driver: Driver) -> None:
+        self._next_sequence = driver.next_number
+        # Its own thread: closing waits for the links' threads, one of which may have brought the news.
+        thread = threading.Thread(target=driver.close, daemon=True)
+        thread.start()
+        self._closing.append(thread)
 
     def _watch(self) -> None:
         """Look after the epoch every second; plan anew when it has failed."""
@@ -223,6 +267,51 @@ class Deployment:
             driver.fail(silent, f"it has not answered for {limit:g} s")
             return
         self.engine.steps.engine_reported(self._fleet.engine, driver.link_counts())
+        if self._observer is not None:
+            self._look_at_times(self._observer)
+
+    def _look_at_times(self, observer: Observer) -> None:
+        found = self._review.look(observer)
+        if found is not None:
+            self._take_over(found)
+        if self._review.better is not None:
+            self._improve(*self._review.better, observer)
+
+    def _take_over(self, fleet: Fleet) -> None:
+        """What nodes measured last counts for the next plan and for the next start."""
+        self._fleet = fleet
+        if self._serving.keep is not None:
+            self._serving.keep(fleet)
+
+    def _improve(self, fleet: Fleet, plan: Plan, observer: Observer) -> None:
+        """Serve by a better plan; as long as requests run they are left alone."""
+        before = [node.name for node in fleet.nodes]
+        driver = self.engine.detach_idle("a better plan is being loaded; send the request again")
+        if driver is None:
+            return
+        self._close(driver)
+        self._driver = None
+        self._required_callers().release(before, self._epoch)
+        try:
+            self._serve(fleet, plan, observer)
+        except CallError as error:
+            self._cannot_load(error)
+        except (DoesNotFit, PlanError, ValueError) as error:
+            self._lost.put((None, str(error)))
+
+    def _cannot_load(self, error: CallError) -> None:
+        """It cannot load what it is asked to (a full disk, a damaged file with nothing to build it from again)."""
+        self._bad[error.node] = error.reason
+        self._lost.put((error.node, error.reason))
+
+    def report(self) -> dict[str, Any]:
+        """What is served by whom, and how it goes, as plain data."""
+        fleet, plan = self._fleet, self._plan
+        force = None if fleet is None or plan is None else self._in_force(fleet, plan)
+        return deployment_report(self._epoch, force, self._review, self.engine) | {"lost": self._losses | self._bad}
+
+    def _refresh_metrics(self) -> None:
+        self.engine.metrics.set_accuracy(self._review.comparison, self._review.predicted)
 
     def _look_at_spares(self, fleet: Fleet, plan: Plan) -> None:
         """Tell of nodes without a stage whose worker has ended: nobody else would miss them before the next plan."""
@@ -257,14 +346,13 @@ class Deployment:
             )
             return
         gone = self._gone([one.name for one in fleet.nodes], node)
+        self._losses |= gone
         self.engine.mark_dead(list(dict.fromkeys([*self.engine.dead, *gone])))
         self._required_callers().release([one.name for one in fleet.nodes if one.name not in gone], self._epoch)
         try:
             self._serve_with_the_rest(fleet, gone, observer)
         except CallError as error:
-            # It cannot load what it is asked to (a full disk, a damaged file with nothing to build it from again).
-            self._bad[error.node] = error.reason
-            self._lost.put((error.node, error.reason))
+            self._cannot_load(error)
         except (DoesNotFit, PlanError, ValueError) as error:
             lost = f"node {node!r} was lost and " if node in gone else ""
             self._give_up(f"{lost}the nodes left cannot serve the model: {error}")

@@ -103,6 +103,11 @@ class Driver:
             return self._scheduler.running, self._scheduler.waiting, self._scheduler.kv_used
 
     @property
+    def sequences(self) -> int:
+        """Sequences that have not ended, those that were cancelled and are still on their way included."""
+        return len(self._scheduler.sequences())
+
+    @property
     def next_number(self) -> int:
         """The number the next sequence will get."""
         return self._scheduler.next_number

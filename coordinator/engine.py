@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from potluck.coordinator.accuracy import LoneRequest
 from potluck.coordinator.driver import Driver, EpochOver
 from potluck.coordinator.generation import (
     Drawn,
@@ -24,6 +26,8 @@ from potluck.coordinator.watch import RequestWatch, StepWatch
 from potluck.proto.step import Result
 
 _RETRY_SECONDS = 5
+# Between two looks of the deployment; more requests than that cannot follow each other in a second and matter.
+_LONE_KEPT = 64
 
 
 class ServingEngine:
@@ -33,7 +37,7 @@ class ServingEngine:
         self.model = model
         self.context = context
         self.steps = StepWatch()
-        self._metrics = metrics
+        self.metrics = metrics
         metrics.refreshers.append(self._refresh_metrics)
         self._lock = threading.Lock()
         self._driver: Driver | None = None
@@ -43,11 +47,15 @@ class ServingEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._dead: list[str] = []
         self._closed = ""
+        self._lone: deque[LoneRequest] = deque(maxlen=_LONE_KEPT)
+        self.measuring = False
+        self.arrived = 0
 
     def attach(self, driver: Driver) -> None:
         """Serve with this epoch from now on."""
         with self._lock:
             self._driver, self._reason = driver, ""
+            self._lone.clear()
 
     def detach(self, reason: str, retry_after: int = _RETRY_SECONDS, running: str = "") -> Driver | None:
         """Stop serving: running requests end with `running` (or the reason), new ones are refused with the reason."""
@@ -61,6 +69,30 @@ class ServingEngine:
         error = GenerationError(running or reason, 503, retry_after)
         self._on_loop([(stream, error) for stream in streams.values()])
         return driver
+
+    def detach_idle(self, reason: str) -> Driver | None:
+        """Stop serving if no request runs, so that none ends by it; None, and nothing done, where one does."""
+        with self._lock:
+            if self._streams:
+                return None
+            driver, self._driver = self._driver, None
+            if driver is not None:
+                self._reason, self._retry_after = reason, _RETRY_SECONDS
+            return driver
+
+    def measure(self, begins: bool) -> None:
+        """Nodes are being measured, or no more: no request that is there meanwhile says how fast they are."""
+        with self._lock:
+            self.measuring = begins
+            for watch in self._watches.values():
+                watch.alone = False
+
+    def lone_requests(self) -> list[LoneRequest]:
+        """What requests measured that ran alone and ended since this was last asked."""
+        with self._lock:
+            taken = list(self._lone)
+            self._lone.clear()
+            return taken
 
     @property
     def busy(self) -> bool:
@@ -97,10 +129,15 @@ class ServingEngine:
             with self._lock:
                 if self._driver is not driver:
                     raise EpochOver
+                self.arrived += 1
+                alone = driver.sequences == 1 and not self.measuring
+                for watch in self._watches.values():
+                    watch.alone = False
                 for number, generation in zip(numbers, generations, strict=True):
                     streams.append(Stream(number, self._cancel))
                     self._streams[number] = streams[-1]
-                    self._watches[number] = RequestWatch(self._metrics, len(generation.prompt))
+                    watched = alone and not generation.score_prompt
+                    self._watches[number] = RequestWatch(self.metrics, len(generation.prompt), watched)
 
         try:
             driver.submit(generations, register)
@@ -138,24 +175,28 @@ class ServingEngine:
             if over and self._watches.pop(delivery.sequence, None) is not None:
                 self._streams.pop(delivery.sequence, None)
             watch.delivered(delivery)
+            if over and not delivery.failure:
+                self._note(watch)
             handed.append((stream, GenerationError(delivery.failure, 500) if delivery.failure else delivery.drawn))
         self._on_loop(handed)
 
     def stepped(self, result: Result, elapsed: float) -> None:
         """Take note of where a step's time went."""
         self.steps.stepped(result, elapsed)
+        if len(result.outcomes) == 1 and (watch := self._watches.get(result.outcomes[0].sequence)):
+            watch.stepped(result)
         busy = 0.0
         for stage in result.times:
             busy += stage.compute + stage.wait
-            self._metrics.add_stage(stage.node, stage.stage, stage.compute, stage.wait)
-        self._metrics.add_transfer(max(0.0, elapsed - busy))
+            self.metrics.add_stage(stage.node, stage.stage, stage.compute, stage.wait)
+        self.metrics.add_transfer(max(0.0, elapsed - busy))
 
     def _refresh_metrics(self) -> None:
         driver = self._driver
-        self._metrics.set_load(*(driver.load if driver else (0, 0, 0.0)))
-        self._metrics.set_links(self.link_counts())
-        self._metrics.set_transfers(self.steps.transfer_seconds())
-        self._metrics.set_nodes(self.steps.node_figures())
+        self.metrics.set_load(*(driver.load if driver else (0, 0, 0.0)))
+        self.metrics.set_links(self.link_counts())
+        self.metrics.set_transfers(self.steps.transfer_seconds())
+        self.metrics.set_nodes(self.steps.node_figures())
 
     def _cancel(self, number: int) -> None:
         driver, watch = self._driver, self._watches.pop(number, None)
@@ -163,6 +204,13 @@ class ServingEngine:
             driver.cancel(number)
         if watch is not None:
             watch.end("cancelled")
+            self._note(watch)
+
+    def _note(self, watch: RequestWatch) -> None:
+        request = watch.lone()
+        if request is not None:
+            with self._lock:
+                self._lone.append(request)
 
     def _on_loop(self, handed: Sequence[tuple[Stream, Drawn | GenerationError]]) -> None:
         if not handed or self._loop is None or self._loop.is_closed():

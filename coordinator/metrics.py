@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from potluck.coordinator.accuracy import Comparison, Figure
 
 _FIRST = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
 _EACH = (0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -18,6 +21,13 @@ NODE_FIGURES = {
     "streamed_bytes": "Weights read from disk, or copied to a GPU, for steps, since the worker started",
     "anonymous_bytes": "Memory of the worker's own: KV, buffers, programs' data",
     "resident_bytes": "All memory of the worker, with the pages of its shard files",
+}
+
+
+_TIMES = ("time_to_first_token", "time_per_output_token")
+_ACCURACY = {
+    "predicted": "Predicted for the latest requests that ran alone, their median",
+    "measured": "Measured by the latest requests that ran alone, their median",
 }
 
 
@@ -72,6 +82,18 @@ class Metrics:
             kind: Gauge(f"potluck_node_{kind}", text, ["node"], registry=registry)
             for kind, text in NODE_FIGURES.items()
         }
+        self._accuracy = {
+            (kind, name): Gauge(f"potluck_{kind}_{name}_seconds", text, registry=registry)
+            for kind, text in _ACCURACY.items()
+            for name in _TIMES
+        }
+        self._deviation = Gauge(
+            "potluck_prediction_deviation_ratio",
+            "Measured / predicted - 1, the median over the latest requests that ran alone",
+            ["what"],
+            registry=registry,
+        )
+        self.set_accuracy(Comparison(), {})
         self._links = {
             kind: Gauge(f"potluck_link_{kind}", f"Sent over a link: {kind}", ["source", "target"], registry=registry)
             for kind in ("frames", "payload_bytes", "header_bytes")
@@ -120,6 +142,14 @@ class Metrics:
         """Per node, the time its outgoing links were busy."""
         for node, value in seconds.items():
             self._transfers.labels(node).set(value)
+
+    def set_accuracy(self, comparison: Comparison, predicted: Mapping[str, float]) -> None:
+        """Predicted beside measured; until requests were measured, what was predicted for the goal, and no number."""
+        for name in _TIMES:
+            figure = comparison.figures.get(name, Figure(predicted.get(name, math.nan), math.nan, math.nan, 0))
+            self._accuracy["predicted", name].set(figure.predicted)
+            self._accuracy["measured", name].set(figure.measured)
+            self._deviation.labels(name).set(figure.deviation)
 
     def set_nodes(self, figures: Mapping[str, Mapping[str, float]]) -> None:
         """Per node, the figures of `NODE_FIGURES`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from potluck.coordinator.accuracy import Comparison, Figure
+from potluck.coordinator.remeasure import Outcome
 from potluck.models.spec import ModelSpec
 from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.goal import Goal
@@ -42,6 +44,10 @@ class Serving:
         max_rows: most packed rows of a step.
         wire: how frames travel: sockets of their own, or the gRPC port that carries everything else.
         step_seconds: a step without an answer for so long counts as a lost node.
+        scale: seconds of this clock that an emulation takes for one second of its fleet.
+        remeasure_after: so many of the latest requests that ran alone must be more than 30 % off their predictions,
+            in the median, before nodes and links are measured again; 0 never does.
+        keep: gets the figures of nodes that were measured again, for later starts.
         silent_seconds: a node that answers no question for so long counts as lost, too (frozen, or cut off).
     """
 
@@ -56,6 +62,9 @@ class Serving:
     step_seconds: float = 60.0
     silent_seconds: float = 10.0
     wire: Wire = "tcp"
+    scale: float = 1.0
+    remeasure_after: int = 0
+    keep: Callable[[Fleet], None] | None = None
 
 
 class Observer(Protocol):
@@ -81,3 +90,12 @@ class Observer(Protocol):
 
     def refused(self, reason: str) -> None:
         """There is no plan any more; requests are refused with this reason."""
+
+    def compared(self, comparison: Comparison) -> None:
+        """What requests measured beside what was predicted, the first time and when it has changed."""
+
+    def remeasuring(self, cause: str, figure: Figure) -> None:
+        """This figure stays apart from its prediction; nodes and links are measured when no request runs."""
+
+    def remeasured(self, outcome: Outcome, described: bool) -> None:
+        """What that found; `described` fleets stay as they are described."""

@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from statistics import median
 
+from potluck.coordinator.accuracy import LoneRequest
 from potluck.coordinator.generation import NodeStatus
 from potluck.coordinator.metrics import NODE_FIGURES, Metrics
 from potluck.coordinator.scheduler.scheduler import Delivery
@@ -14,15 +16,25 @@ from potluck.planner.fleet import NodeName
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.step import Result
 
+# With fewer gaps between tokens a median says little.
+_LEAST_GAPS = 4
+
 
 class RequestWatch:
-    """Times of one sequence: to the first token, between tokens, to the end."""
+    """Times of one sequence: to the first token, between tokens, to the end.
 
-    def __init__(self, metrics: Metrics, prompt_tokens: int) -> None:
+    `alone` is for others to take back: no other sequence was there while it ran.
+    """
+
+    def __init__(self, metrics: Metrics, prompt_tokens: int, alone: bool = False) -> None:
         self._metrics = metrics
         self._prompt = prompt_tokens
         self._started = self._last = time.monotonic()
+        self._first = 0.0
+        self._gaps: list[float] = []
+        self._stages: dict[tuple[int, str], list[float]] = {}
         self._drawn = 0
+        self.alone = alone
 
     def delivered(self, delivery: Delivery) -> None:
         """A token, the end, or a failure came."""
@@ -30,8 +42,10 @@ class RequestWatch:
         if delivery.drawn.token is not None:
             if self._drawn == 0:
                 self._metrics.add_tokens(self._prompt, 0)
-                self._metrics.observe_first_token(now - self._started)
+                self._first = now - self._started
+                self._metrics.observe_first_token(self._first)
             else:
+                self._gaps += [now - self._last] if self.alone else []
                 self._metrics.observe_token(now - self._last)
             self._drawn, self._last = self._drawn + 1, now
             self._metrics.add_tokens(0, 1)
@@ -41,9 +55,23 @@ class RequestWatch:
         if delivery.failure or delivery.drawn.finish:
             self.end("error" if delivery.failure else "ok")
 
+    def stepped(self, result: Result) -> None:
+        """The step that brought its latest token was told of; that of the first one was the prompt's."""
+        if self.alone and self._drawn > 1:
+            for stage in result.times:
+                self._stages.setdefault((stage.stage, stage.node), []).append(stage.compute)
+
     def end(self, outcome: str) -> None:
         """The sequence is over."""
         self._metrics.observe_end(outcome, time.monotonic() - self._started)
+
+    def lone(self) -> LoneRequest | None:
+        """What it measured, if it ran alone and got anything."""
+        if not self.alone or not self._drawn:
+            return None
+        each = median(self._gaps) if len(self._gaps) >= _LEAST_GAPS else None
+        stages = {stage: median(seconds) for stage, seconds in self._stages.items()}
+        return LoneRequest(self._prompt, self._drawn, self._first, each, stages)
 
 
 @dataclass(slots=True)

@@ -57,6 +57,7 @@ def serve(
     step_seconds: flags.StepSeconds = 60.0,
     wire: flags.Wire = flags.WireName.TCP,
     grace: flags.Grace = 30.0,
+    remeasure_after: flags.RemeasureAfter = 5,
     fewest: flags.Fewest = False,
     streaming: flags.Streaming = True,
     spread: flags.Spread = None,
@@ -75,6 +76,7 @@ def serve(
     """
     from potluck.coordinator.api.options import ApiOptions
     from potluck.coordinator.api.security import default_hosts
+    from potluck.deploy.measured import keeper
     from potluck.deploy.prepare import Where
     from potluck.deploy.serve import Address, serve
     from potluck.deploy.wish import Wish, spread_of
@@ -84,12 +86,29 @@ def serve(
         *(dtype, rounds, context, kv_tokens, fewest, out, max_rows, step_seconds, wire.value, quantize, streaming)
     )
     wish = replace(wish, spread=spread_of(spread.value if spread else None, fewest, "all"), share=tuple(share or ()))
-    prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
+    wish = replace(wish, remeasure_after=remeasure_after)
+    where = Where(fleet, address, local, _cache(cache), offline, threads)
+    prepared = _prepare(model, where, wish, plan)
+    prepared = prepared.keeping(keeper(where, prepared.serving.goal.dtype))
     hosts = (*default_hosts(host), *(allowed_host or ()))
     options = ApiOptions(
         aliases=(model,), api_keys=tuple(api_key or ()), allowed_hosts=hosts, cors_origins=tuple(cors_origin or ())
     )
     raise typer.Exit(serve(prepared.with_template(chat_template), Address(host, port, options, grace), as_json))
+
+
+@app.command()
+def status(
+    url: Annotated[str, typer.Argument(help="Where the server is.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[
+        str | None, typer.Option(help="Key that the server was started with.", envvar=settings.API_KEY)
+    ] = None,
+    as_json: flags.AsJson = False,
+) -> None:
+    """Ask a running server: who holds what, how busy it is, and what was predicted beside what is measured."""
+    from potluck.deploy.status import show_status
+
+    show_status(url, api_key, as_json)
 
 
 @app.command()

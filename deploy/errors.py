@@ -12,6 +12,7 @@ def known_errors() -> tuple[type[Exception], ...]:
     from potluck.coordinator.generation import GenerationError
     from potluck.deploy.fleet_files import FleetFileError
     from potluck.deploy.machine import CalibrationError
+    from potluck.deploy.status import StatusError
     from potluck.models.checkpoint import CheckpointError
     from potluck.models.families import UnsupportedModel
     from potluck.models.source import ModelNotFound
@@ -22,5 +23,5 @@ def known_errors() -> tuple[type[Exception], ...]:
 
     models = (CheckpointError, UnsupportedModel, ModelNotFound, TemplateError, TokenizerError)
     coordinator = (CannotBind, CallError, DeploymentError, FabricError, GenerationError, WorkerError)
-    deploy = (CalibrationError, DoesNotFit, FleetFileError, PlanError, ShardFileError)
+    deploy = (CalibrationError, DoesNotFit, FleetFileError, PlanError, ShardFileError, StatusError)
     return (*models, *coordinator, *deploy, OSError, ValueError)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +39,7 @@ def measured_fleet(where: Where, dtype: str, anew: bool = False) -> Measured:
     Raises:
         FabricError, CallError: one line each.
     """
-    fingerprint = "" if where.address else f"{hardware_fingerprint()}|{dtype}|threads {where.threads}"
+    fingerprint = _fingerprint(where, dtype)
     known = None if anew or not fingerprint else _known(where.cache, fingerprint)
     if known:
         return known
@@ -45,6 +47,23 @@ def measured_fleet(where: Where, dtype: str, anew: bool = False) -> Measured:
     if fingerprint:
         _keep(where.cache, fingerprint, fleet)
     return Measured(fleet, 0.0)
+
+
+def keeper(where: Where, dtype: str) -> Callable[[Fleet], None] | None:
+    """What keeps a fleet that a server measured again, so that later commands know it; None where nothing is kept."""
+    fingerprint = _fingerprint(where, dtype)
+
+    def keep(fleet: Fleet) -> None:
+        # A disk that is full is no reason to stop serving.
+        with contextlib.suppress(OSError):
+            _keep(where.cache, fingerprint, fleet)
+
+    return keep if fingerprint and not where.fleet else None
+
+
+def _fingerprint(where: Where, dtype: str) -> str:
+    """What figures hold for; empty where none are kept."""
+    return "" if where.address else f"{hardware_fingerprint()}|{dtype}|threads {where.threads}"
 
 
 def _measure(where: Where, dtype: str) -> Fleet:

@@ -179,6 +179,17 @@ Grace = Annotated[
     float,
     typer.Option(min=0.0, help="Seconds running answers get when the server is stopped.", rich_help_panel=_SERVING),
 ]
+RemeasureAfter = Annotated[
+    int,
+    typer.Option(
+        "--remeasure-after",
+        min=0,
+        max=1000,
+        help="Measure nodes and links again, while idle, when so many requests that ran alone took over 30 % "
+        "more or less than predicted, in the median; 0 never does.",
+        rich_help_panel=_SERVING,
+    ),
+]
 ChatTemplate = Annotated[
     Path | None,
     typer.Option(help="Jinja file to use instead of the model's own chat template.", rich_help_panel=_SERVING),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,6 +91,10 @@ class Prepared:
         """
         return load_tokenizer(self.path, self.cache, self.chat_template)
 
+    def keeping(self, keep: Callable[[Fleet], None] | None) -> Prepared:
+        """The same, with somebody who is told when nodes were measured again."""
+        return replace(self, serving=replace(self.serving, keep=keep))
+
     def with_template(self, path: Path | None) -> Prepared:
         """The same with another chat template.
 
@@ -149,7 +154,14 @@ def fabric_of(where: Where, emulated: EmulatedFleet | None) -> Fabric:
 
 def _serving(goal: Goal, context: int, emulated: EmulatedFleet | None, wish: Wish) -> Serving:
     if emulated is None:
-        return Serving(goal, context, max_rows=wish.max_rows, step_seconds=wish.step_seconds, wire=wish.wire)
+        return Serving(
+            goal,
+            context,
+            max_rows=wish.max_rows,
+            step_seconds=wish.step_seconds,
+            wire=wish.wire,
+            remeasure_after=wish.remeasure_after,
+        )
     return Serving(
         goal,
         context,
@@ -158,4 +170,6 @@ def _serving(goal: Goal, context: int, emulated: EmulatedFleet | None, wish: Wis
         max_rows=wish.max_rows,
         step_seconds=wish.step_seconds * emulated.scale,
         wire=wish.wire,
+        scale=emulated.scale,
+        remeasure_after=wish.remeasure_after,
     )

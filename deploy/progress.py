@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 import orjson
 from rich.console import Console, Group, RenderableType
@@ -13,7 +14,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.spinner import Spinner
 from rich.text import Text
 
+from potluck.coordinator.accuracy import Comparison, Figure
 from potluck.coordinator.generation import EngineStatus
+from potluck.coordinator.remeasure import Outcome
+from potluck.coordinator.report import comparison_report, outcome_report
+from potluck.deploy.accuracy_text import accuracy_table, outcome_lines, remeasuring_text
 from potluck.deploy.console import ERR
 from potluck.deploy.plan_data import plan_report
 from potluck.deploy.tables import plan_table
@@ -89,6 +94,19 @@ class TerminalProgress:
         self.close()
         self._console.print(f"[red]cannot serve[/red]: {reason}; requests get 503", highlight=False)
 
+    def compared(self, comparison: Comparison) -> None:
+        """A small table; it stays on the screen."""
+        self._console.print(accuracy_table(comparison_report(comparison)))
+
+    def remeasuring(self, cause: str, figure: Figure) -> None:
+        """See Observer."""
+        self._console.print(f"[yellow]{remeasuring_text(cause, figure.deviation)}[/yellow]", highlight=False)
+
+    def remeasured(self, outcome: Outcome, described: bool) -> None:
+        """See Observer."""
+        for line in outcome_lines(outcome_report(outcome), described):
+            self._console.print(line, highlight=False, markup=False)
+
     def close(self) -> None:
         """Leave the screen as it is."""
         self._end_phase()
@@ -146,6 +164,18 @@ class JsonProgress:
     def refused(self, reason: str) -> None:
         """See Observer."""
         self.say("refused", reason=reason)
+
+    def compared(self, comparison: Comparison) -> None:
+        """See Observer."""
+        self.say("compared", **comparison_report(comparison))
+
+    def remeasuring(self, cause: str, figure: Figure) -> None:
+        """See Observer."""
+        self.say("remeasuring", cause=cause, **asdict(figure))
+
+    def remeasured(self, outcome: Outcome, described: bool) -> None:
+        """See Observer."""
+        self.say("remeasured", described=described, **outcome_report(outcome))
 
 
 class StatusLine:

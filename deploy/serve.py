@@ -17,6 +17,7 @@ from potluck.coordinator.api.server import bind, serve_app
 from potluck.coordinator.deployment import Deployment, Observer
 from potluck.coordinator.engine import ServingEngine
 from potluck.coordinator.metrics import Metrics
+from potluck.deploy.accuracy_text import predicted_text
 from potluck.deploy.console import ERR
 from potluck.deploy.prepare import Prepared
 from potluck.deploy.progress import JsonProgress, StatusLine, TerminalProgress
@@ -47,8 +48,8 @@ def serve(prepared: Prepared, address: Address, as_json: bool) -> int:
             with _interruptible():
                 deployment.start(progress)
             tokenizer = loading.result()
-            _announce(prepared, sock, progress, time.monotonic() - begun)
-            app = create_app(engine, tokenizer, address.options, metrics)
+            _announce(prepared, sock, progress, (time.monotonic() - begun, deployment))
+            app = create_app(engine, tokenizer, address.options, metrics, deployment.report)
             asyncio.run(_serve_until_told(app, sock, deployment, (address.grace, as_json)))
         finally:
             if isinstance(progress, TerminalProgress):
@@ -98,11 +99,14 @@ def _close_tokenizer(loading: Future[Tokenizer]) -> None:
         loading.result().close()
 
 
-def _announce(prepared: Prepared, sock: socket.socket, progress: Observer, seconds: float) -> None:
+def _announce(prepared: Prepared, sock: socket.socket, progress: Observer, came_up: tuple[float, Deployment]) -> None:
+    seconds, deployment = came_up
+    predicted, prompt = deployment.predicted, prepared.serving.goal.prompt
     host, port = sock.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
     url = f"http://{shown}:{port}"
     if isinstance(progress, JsonProgress):
+        progress.say("predicted", prompt=prompt, **predicted)
         progress.say("listening", url=url, model=prepared.name, time_scale=prepared.scale)
         return
     if isinstance(progress, TerminalProgress):
@@ -114,6 +118,7 @@ def _announce(prepared: Prepared, sock: socket.socket, progress: Observer, secon
             style="yellow",
             highlight=False,
         )
+    ERR.print(predicted_text(predicted, prompt), style="dim", highlight=False)
     ERR.print(f"[bold green]{prepared.name}[/bold green] at [bold]{url}/v1[/bold]   Ctrl-C stops it", highlight=False)
     ERR.print(_curl(url, prepared.name), highlight=False, soft_wrap=True, markup=False)
 

@@ -39,6 +39,7 @@ class Wish:
     spread: Spread = "all"
     share: tuple[str, ...] = ()
     solver: Solver = "exact"
+    remeasure_after: int = 0
 
 
 def context_of(spec: ModelSpec, wish: Wish) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from fastapi import APIRouter
@@ -25,19 +26,27 @@ class MetricsPage(Protocol):
         """The page in Prometheus' text format."""
 
 
-def about_routes(service: Service, metrics: MetricsPage) -> APIRouter:
-    """The endpoints for people and machines that look after the server."""
+Report = Callable[[], Mapping[str, object]]
+
+
+def about_routes(service: Service, metrics: MetricsPage, report: Report) -> APIRouter:
+    """The endpoints for people and machines that look after the server; `report` is what the deployment adds to
+    `/status`."""
     router = APIRouter()
 
     @router.get("/")
     async def index() -> Response:
         served = service.models()
-        links = {"api": "/v1", "models": "/v1/models", "health": "/health", "metrics": "/metrics"}
+        links = {"api": "/v1", "models": "/v1/models", "health": "/health", "status": "/status", "metrics": "/metrics"}
         return json_response({"name": "potluck", "model": served[0], **links})
 
     @router.get("/health")
     async def health() -> Response:
         return _health(service)
+
+    @router.get("/status")
+    async def status() -> Response:
+        return json_response(_queue(service) | dict(report()))
 
     @router.get("/metrics")
     async def page() -> Response:
@@ -112,6 +121,21 @@ def _model(service: Service, name: str) -> dict[str, object]:
         "owned_by": "potluck",
         "root": service.engine.model,
         "max_model_len": service.engine.context,
+    }
+
+
+def _queue(service: Service) -> dict[str, object]:
+    status = service.engine.status()
+    return {
+        "name": "potluck",
+        "model": service.engine.model,
+        "context": service.engine.context,
+        "ready": status.ready,
+        "reason": status.reason,
+        "running": status.running,
+        "waiting": status.waiting,
+        "kv_used": status.kv_used,
+        "tokens_per_second": status.tokens_per_second,
     }
 
 

@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from potluck.coordinator.api.about import MetricsPage, about_routes, model_routes, token_routes
+from potluck.coordinator.api.about import MetricsPage, Report, about_routes, model_routes, token_routes
 from potluck.coordinator.api.body import ClientGone
 from potluck.coordinator.api.chat import chat_routes
 from potluck.coordinator.api.completions import completion_routes
@@ -24,8 +24,11 @@ from potluck.coordinator.generation import Engine, GenerationError
 from potluck.models.tokenizer import Tokenizer
 
 
-def create_app(engine: Engine, tokenizer: Tokenizer, options: ApiOptions, metrics: MetricsPage) -> FastAPI:
-    """The API over an engine. `metrics` is rendered at /metrics and takes the API's own counts."""
+def create_app(
+    engine: Engine, tokenizer: Tokenizer, options: ApiOptions, metrics: MetricsPage, report: Report = dict
+) -> FastAPI:
+    """The API over an engine. `metrics` is rendered at /metrics and takes the API's own counts; `report` is what
+    /status says beside the queue."""
     service = Service(engine, Texts(tokenizer, options.inline_text), options, int(time.time()))
     # No pages of docs: FastAPI's load scripts from elsewhere, and a home server may have no internet.
     app = FastAPI(title="Potluck", openapi_url=None, docs_url=None, redoc_url=None)
@@ -34,7 +37,7 @@ def create_app(engine: Engine, tokenizer: Tokenizer, options: ApiOptions, metric
         chat_routes(service),
         model_routes(service),
         token_routes(service),
-        about_routes(service, metrics),
+        about_routes(service, metrics, report),
     ):
         app.include_router(router)
     _answer_errors(app)

@@ -172,7 +172,8 @@ def api_serve(api_tokenizer):
 
     @contextlib.asynccontextmanager
     async def serve(engine, tokenizer=None, grace_s=1.0, **options) -> AsyncIterator[Server]:
-        app = create_app(engine, tokenizer or api_tokenizer, ApiOptions(**options), Metrics())
+        tokens = tokenizer or api_tokenizer
+        app = create_app(engine, tokens, ApiOptions(**options), Metrics(), lambda: {"epoch": 3})
         sock = bind("127.0.0.1", 0)
         port, stop = sock.getsockname()[1], asyncio.Event()
         serving = asyncio.create_task(serve_app(app, sock, stop, grace_s))

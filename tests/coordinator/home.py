@@ -59,28 +59,56 @@ class Diary:
     def refused(self, reason):
         self.tell("refused", reason)
 
+    def compared(self, comparison):
+        self.tell("compared", comparison)
+
+    def remeasuring(self, cause, figure):
+        self.tell("remeasuring", cause, figure)
+
+    def remeasured(self, outcome, described):
+        self.tell("remeasured", outcome, described)
+
 
 class Home:
-    """Equal nodes n0, n1, ... that serve a model folder; those in `fetching` may not read it themselves."""
+    """Equal nodes n0, n1, ... that serve a model folder; those in `fetching` may not read it themselves.
 
-    def __init__(self, folder, cache, nodes=3, memory=1 << 30, fetching=(), fabric=LocalFabric, silent=10.0, **goal):
+    `serving` are further fields of `Serving`; `emulate` says which nodes are slowed down, and by what.
+    """
+
+    def __init__(
+        self,
+        folder,
+        cache,
+        nodes=3,
+        memory=1 << 30,
+        fetching=(),
+        fabric=LocalFabric,
+        silent=10.0,
+        emulate=(),
+        serving=(),
+        **goal,
+    ):
         self.folder, self.diary, self.metrics = folder, Diary(), Metrics()
         names = [NodeName(f"n{number}") for number in range(nodes)]
         device = Device("cpu", 1e10, 1e10, memory)
-        fleet = Fleet(
+        self.fleet = Fleet(
             tuple(Node(name, (device,), checkpoint=name not in fetching) for name in names), names[0], Link(1e-4, 1e9)
         )
-        self.fabric = fabric([WorkerLaunch(name, str(cache / name), log=str(cache / f"{name}.log")) for name in names])
+        slowed = dict(emulate)
+        self.fabric = fabric(
+            [
+                WorkerLaunch(name, str(cache / name), log=str(cache / f"{name}.log"), emulate=slowed.get(name))
+                for name in names
+            ]
+        )
         files = ModelFiles(read_spec(folder), str(folder), open_checkpoint(folder).fingerprint)
         self.engine = ServingEngine("tiny", 512, self.metrics)
-        serving = Serving(
+        how = Serving(
             Goal(**{"kv_tokens": 4096, "solver": "proportional"} | goal),
             512,
-            fleet=fleet,
-            max_rows=64,
-            silent_seconds=silent,
+            **{"fleet": self.fleet, "max_rows": 64, "silent_seconds": silent} | dict(serving),
         )
-        self.deployment = Deployment(self.fabric, self.engine, files, serving)
+        self.deployment = Deployment(self.fabric, self.engine, files, how)
 
     def start(self):
         self.deployment.start(self.diary)

@@ -161,3 +161,23 @@ async def test_requests_are_counted_by_route(api_serve, api_says):
         assert 'endpoint="/v1/models/{name:path}",method="GET",status="404"} 1.0' in counted
         assert 'endpoint="other",method="GET",status="404"} 1.0' in counted
         assert "made" not in counted
+
+
+async def test_status_has_the_queue_and_what_the_deployment_adds(api_serve, api_says):
+    async with api_serve(api_says("x"), api_keys=("secret",)) as server:
+        assert (await server.http.get("/status")).status_code == 401
+        answer = await server.http.get("/status", headers={"Authorization": "Bearer secret"})
+        assert answer.json() == {
+            "name": "potluck",
+            "model": MODEL,
+            "context": 512,
+            "ready": True,
+            "reason": "",
+            "running": 0,
+            "waiting": 0,
+            "kv_used": 0.0,
+            "tokens_per_second": 0.0,
+            "epoch": 3,
+        }
+        index = (await server.http.get("/")).json()
+        assert (await server.http.get(index["status"])).status_code == 401

@@ -1,7 +1,10 @@
 """What Prometheus and the status line are told."""
 
+import math
+
 import pytest
 
+from potluck.coordinator.accuracy import Comparison, Figure
 from potluck.coordinator.generation import Drawn, EngineStatus
 from potluck.coordinator.metrics import Metrics
 from potluck.coordinator.scheduler.scheduler import Delivery
@@ -58,6 +61,33 @@ def test_the_page_is_brought_up_to_date_when_it_is_read():
     assert 'potluck_node_stall_seconds{node="attic"} 0.25' in page
     assert 'potluck_node_sums{node="attic"} 18.0' in page
     assert 'potluck_stage_seconds_total{kind="compute",node="attic",stage="2"} 0.25' in page
+
+
+def test_predictions_are_there_before_anything_is_measured():
+    metrics, name = Metrics(), "time_to_first_token"
+    metrics.set_accuracy(Comparison(), {name: 0.5, "time_per_output_token": 0.02})
+    assert value(metrics, "potluck_predicted_time_to_first_token_seconds") == 0.5
+    assert math.isnan(value(metrics, "potluck_measured_time_to_first_token_seconds"))
+    assert math.isnan(value(metrics, "potluck_prediction_deviation_ratio", what=name))
+    metrics.set_accuracy(Comparison(Figure(0.4, 0.6, 0.45, 3)), {name: 0.5, "time_per_output_token": 0.02})
+    assert value(metrics, "potluck_predicted_time_to_first_token_seconds") == 0.4
+    assert value(metrics, "potluck_measured_time_to_first_token_seconds") == 0.6
+    assert value(metrics, "potluck_prediction_deviation_ratio", what=name) == 0.45
+    assert value(metrics, "potluck_predicted_time_per_output_token_seconds") == 0.02
+
+
+def test_a_request_alone_tells_its_medians_and_no_other():
+    watch, shared = RequestWatch(Metrics(), 7, alone=True), RequestWatch(Metrics(), 7)
+    for number in range(6):
+        for one in (watch, shared):
+            one.delivered(Delivery(1, Drawn(number)))
+            # The first step is the prompt's.
+            one.stepped(step(number + 1, 5, compute=0.5 if number else 9.0))
+    lone = watch.lone()
+    assert (lone.prompt, lone.drawn, lone.stages) == (7, 6, {(0, "attic"): 0.5, (1, "hall"): 0.25})
+    assert 0 < lone.each < lone.first + 1.0
+    assert shared.lone() is None
+    assert RequestWatch(Metrics(), 7, alone=True).lone() is None
 
 
 def step(number, *tokens, compute=0.5):

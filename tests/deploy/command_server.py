@@ -14,7 +14,8 @@ import potluck.deploy.looking
 import potluck.deploy.planning
 import potluck.deploy.prepare
 import potluck.deploy.run
-import potluck.deploy.serve  # noqa: F401
+import potluck.deploy.serve
+import potluck.deploy.status  # noqa: F401
 from potluck.deploy.cli import main
 
 

@@ -54,7 +54,8 @@ def refused(done):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["serve"], ["run"], ["plan"], ["nodes"], ["profile"], ["models"], ["catalogue"], ["bench"]]
+    "command",
+    [[], ["serve"], ["status"], ["run"], ["plan"], ["nodes"], ["profile"], ["models"], ["catalogue"], ["bench"]],
 )
 def test_every_command_explains_itself(cluster, command):
     done = cluster(*command, "--help")
@@ -259,7 +260,10 @@ def test_the_options_of_every_command_are_known_here():
     what_if = {"--add", "--remove", "--link", "--prompt", "--batch"}
     serving = {"--host", "--port", "--api-key", "--allowed-host", "--cors-origin", "--kv-tokens", "--max-rows"}
     assert found == {
-        "serve": sorted(model | serving | {"--chat-template", "--step-seconds", "--wire", "--grace"}),
+        "serve": sorted(
+            model | serving | {"--chat-template", "--step-seconds", "--wire", "--grace", "--remeasure-after"}
+        ),
+        "status": sorted({"--api-key", "--json"}),
         "run": sorted(model | {"--max-tokens", "--temperature", "--seed", "--raw", "--chat-template"}),
         "plan": sorted(model | {"--save", "--kv-tokens", "--html", "--solver"} | what_if),
         "nodes": sorted(where),
