@@ -31,6 +31,7 @@ MODEL, DTYPE = "smollm2", "bfloat16"
 PROMPT, CONTEXT = 96, 1024
 _ROWS = 256
 _SECONDS, _FEWEST, _MOST = 2.0, 16, 160  # of decoding in a turn, and its tokens
+GOAL = Goal(dtype=DTYPE, kv_tokens=CONTEXT, prompt=PROMPT, chunk=_ROWS, context=PROMPT + _FEWEST)
 
 
 class Switching(Deployment):
@@ -64,8 +65,7 @@ class Switching(Deployment):
 
 def deploy(launches: Sequence[WorkerLaunch], engine: str, links: Mapping[str, Shape], cache: Path) -> Switching:
     """Workers that have measured themselves and each other, serving by the solver's plan."""
-    goal = Goal(dtype=DTYPE, kv_tokens=CONTEXT, prompt=PROMPT, chunk=_ROWS, context=PROMPT + _FEWEST)
-    serving = Serving(goal, CONTEXT, engine=engine, links=links, max_rows=_ROWS, step_seconds=300.0)
+    serving = Serving(GOAL, CONTEXT, engine=engine, links=links, max_rows=_ROWS, step_seconds=300.0)
     files = model_files(locate(MODEL, cache))
     deployment = Switching(LocalFabric(launches), ServingEngine(MODEL, CONTEXT, Metrics()), files, serving)
     deployment.start(Silent())

@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from accuracy_run import DTYPE, MODEL, deploy, facts
+from accuracy_run import DTYPE, GOAL, MODEL, deploy, facts
 from held_fleet import HeldLaunch, HeldNode, Hold, held, why_not
 from pipeline import machine
 
-from potluck.deploy.prepare import emulated_fleet
+from potluck.deploy.prepare import emulated_fleet, model_files
+from potluck.models.source import locate
 
 _FLEETS = Path(__file__).with_name("accuracy_fleets.yaml")
 _AS_GOOD = 1.05  # a plan within 5 % of the quickest was as good a choice
@@ -37,7 +38,7 @@ def emulated(data: Mapping[str, Any], rounds: int, cache: Path) -> dict[str, Any
     """One emulated fleet's facts."""
     path = cache / f"{data['name']}.yaml"
     path.write_text(yaml.safe_dump(dict(data), sort_keys=False))
-    fleet = emulated_fleet(str(path), cache)
+    fleet = emulated_fleet(str(path), cache, model_files(locate(MODEL, cache)).spec, GOAL)
     deployment = deploy(fleet.launches(cache), str(fleet.fleet.engine), fleet.engine_links(), cache)
     try:
         return facts(deployment, rounds) | {"time_scale": fleet.scale}

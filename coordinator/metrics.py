@@ -18,6 +18,7 @@ NODE_FIGURES = {
     "sums": "Sums formed together with other members of groups since the worker started, gathers of logits included",
     "sum_seconds": "Time in those since the worker started, waiting for other members included",
     "stall_seconds": "Time that computing waited for weights from disk, or to a GPU, since the worker started",
+    "behind_seconds": "Time that an emulated node was slower than described, because this machine is, since it started",
     "streamed_bytes": "Weights read from disk, or copied to a GPU, for steps, since the worker started",
     "anonymous_bytes": "Memory of the worker's own: KV, buffers, programs' data",
     "resident_bytes": "All memory of the worker, with the pages of its shard files",

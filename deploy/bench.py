@@ -22,7 +22,6 @@ from potluck.models.costs import Pass, bytes_moved
 from potluck.models.open import read_spec
 from potluck.models.source import ModelPath
 from potluck.models.spec import ModelSpec
-from potluck.worker.emulation import Slowness
 from potluck.worker.lone_shard import LoneShard, prompt_of, whole_model
 from potluck.worker.probe import measure_memory_bandwidth
 from potluck.worker.shard_file import OnBytes
@@ -74,7 +73,7 @@ def bench(found: ModelPath, wish: Wish, cache: Path, threads: int, rounds: int) 
     threads = threads or psutil.cpu_count(logical=False) or 1
     torch.set_num_threads(threads)
     packed.set_threads(threads)
-    bandwidth = measure_memory_bandwidth(Slowness(1.0))
+    bandwidth = measure_memory_bandwidth()
     with _Bars() as bars:
         shard = LoneShard(found.path, spec, whole_model(_KV_TOKENS, goal.dtype), cache, bars.counter)
     try:

@@ -7,27 +7,21 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from potluck.deploy.emulate import Machine
 from potluck.kernels.native_module import VECTORS
+from potluck.models.costs import FormatSpeed
+from potluck.models.sizes import keeps_encodings
 
 _FILE = "machine.json"
-# Measured in a process of its own, so that the command itself never waits for torch.
-_MEASURE = """
-import time, torch
-torch.set_num_threads(1)
-a = torch.randn(512, 512)
-best, until = 1e9, time.perf_counter() + 0.5
-while time.perf_counter() < until:
-    begun = time.thread_time()
-    a @ a
-    best = min(best, time.thread_time() - begun)
-print(2 * 512**3 / best)
-"""
+_PLAIN = {"float32": "F32", "float16": "F16"}  # the format of dense matrices; BF16 in all other types
 
 
 class CalibrationError(Exception):
@@ -50,19 +44,27 @@ def can_multiply_quantized() -> bool:
     return VECTORS
 
 
-def measure_machine(cache: Path) -> Machine:
-    """Speed of one core in float32 matrix products, as fleet files state it; measured once per processor and torch.
+def measure_machine(cache: Path, dtype: str, encodings: Iterable[str] = ()) -> Machine:
+    """Speed of one core, all of them busy, with a compute type and weight formats; measured once per processor.
 
     Raises:
         CalibrationError: torch cannot run here.
     """
-    key = f"{_cpu_lines(('model name', 'Hardware')) or platform.processor()}|torch {version('torch')}"
+    plain, unrounded = _PLAIN.get(dtype, "BF16"), " unrounded" if dtype == "weight-only" else ""
+    names = {name: name + unrounded for name in sorted(set(encodings))} if keeps_encodings(dtype) else {}
+    speeds, cores = _speeds(cache, [plain, *names.values()]), os.cpu_count() or 1
+    return Machine(speeds[plain].flops, speeds[plain].bandwidth, cores, {name: speeds[n] for name, n in names.items()})
+
+
+def _speeds(cache: Path, names: Sequence[str]) -> dict[str, FormatSpeed]:
+    key = f"{_cpu_lines(('model name', 'Hardware')) or platform.processor()}|potluck {version('potluck')}"
     known = _read(cache / _FILE)
-    if key not in known:
-        known[key] = _measure()
+    measured = known.setdefault(key, {})
+    if missing := [name for name in names if name not in measured]:
+        measured |= _measure(missing)
         cache.mkdir(parents=True, exist_ok=True)
         (cache / _FILE).write_text(json.dumps(known, indent=1), "utf-8")
-    return Machine(known[key], os.cpu_count() or 1)
+    return {name: FormatSpeed(*measured[name]) for name in names}
 
 
 def hardware_fingerprint() -> str:
@@ -83,11 +85,19 @@ def _gpu(information: Path) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("Model")), "an unknown GPU")
 
 
-def _measure() -> float:
-    done = subprocess.run([sys.executable, "-c", _MEASURE], capture_output=True, text=True, check=False, timeout=120)
+def _measure(names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """The slowest of all cores at once. In processes of their own, so that the command never waits for torch."""
+    command = [sys.executable, "-m", "potluck.worker.core_speed", *names]
+    with ThreadPoolExecutor(cores := os.cpu_count() or 1) as pool:
+        found = list(pool.map(_output, [command] * cores))
+    return {name: tuple(map(min, zip(*(one[name] for one in found), strict=True))) for name in names}
+
+
+def _output(command: Sequence[str]) -> dict[str, tuple[float, float]]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     try:
-        return float(done.stdout)
-    except ValueError:
+        return msgspec.json.decode(done.stdout, type=dict[str, tuple[float, float]])
+    except msgspec.DecodeError:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise CalibrationError(f"this machine's speed cannot be measured: {reason}; is torch installed?") from None
 
@@ -105,9 +115,8 @@ def _cpu_lines(names: tuple[str, ...]) -> str:
     return ""
 
 
-def _read(path: Path) -> dict[str, float]:
+def _read(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
     try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, tuple[float, float]]])
+    except (OSError, msgspec.DecodeError):
         return {}
-    return {key: value for key, value in data.items() if isinstance(value, float)} if isinstance(data, dict) else {}

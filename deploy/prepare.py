@@ -16,6 +16,7 @@ from potluck.deploy.machine import measure_machine
 from potluck.deploy.wish import Wish, context_of, goal_of, wished_spec
 from potluck.models.open import open_checkpoint, read_spec
 from potluck.models.source import ModelPath
+from potluck.models.spec import ModelSpec
 from potluck.models.tokenizer import Tokenizer, load_tokenizer
 from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.goal import Goal
@@ -56,18 +57,21 @@ class EmulatedFleet:
 
     def engine_links(self) -> dict[str, Shape]:
         """Links from the node where requests arrive, as they are emulated."""
-        return {node: Shape(*link) for node, link in self.emulations[self.fleet.engine].links.items()}
+        return {
+            node: Shape(link.latency, link.bandwidth) for node, link in self.emulations[self.fleet.engine].links.items()
+        }
 
 
-def emulated_fleet(reference: str, cache: Path) -> EmulatedFleet:
-    """Read a fleet and work out what imitating it takes here.
+def emulated_fleet(reference: str, cache: Path, spec: ModelSpec, goal: Goal) -> EmulatedFleet:
+    """Read a fleet and work out what imitating it takes here, for a model.
 
     Raises:
         FleetFileError, CalibrationError: one line each.
     """
     fleet = read_fleet(reference)
-    machine = measure_machine(cache)
-    return EmulatedFleet(fleet, time_scale(fleet, machine), emulate(fleet, machine))
+    machine = measure_machine(cache, goal.dtype, spec.encodings.values())
+    scale = time_scale(fleet, machine, (spec, goal.dtype), goal.chunk)
+    return EmulatedFleet(fleet, scale, emulate(fleet, scale))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +136,10 @@ def prepare(found: ModelPath, where: Where, wish: Wish, plan_file: Path | None) 
     goal, context = goal_of(files.spec, found.name, wish), context_of(files.spec, wish)
     plan = read_plan(plan_file, files.spec, found.name, where.cache) if plan_file else None
     check_wish(files.spec, wish, plan)
-    emulated = emulated_fleet(where.fleet, where.cache) if where.fleet else None
-    serving = _serving(goal, context, emulated, wish)
     if plan:
-        serving = replace(serving, plan=plan, goal=replace(goal, dtype=plan.dtype, kv_tokens=plan.kv_tokens))
+        goal = replace(goal, dtype=plan.dtype, kv_tokens=plan.kv_tokens)
+    emulated = emulated_fleet(where.fleet, where.cache, files.spec, goal) if where.fleet else None
+    serving = replace(_serving(goal, context, emulated, wish), plan=plan)
     if emulated:
         validate(plan or solve(emulated.fleet, files.spec, goal), emulated.fleet, files.spec)
     fabric = fabric_of(where, emulated)

@@ -124,11 +124,15 @@ class PartCost:
     def seconds(self, work: Pass) -> tuple[float, float]:
         """Seconds that a step's operations take, and its memory traffic; the part takes the larger of both."""
         rows = work.sampled if self.at_head else work.rows
+        context = work.context if self.window is None else min(self.window, work.context)
+        return self.roofline(rows, rows * context, work.sequences * context)
+
+    def roofline(self, rows: int, attended: float, read: float) -> tuple[float, float]:
+        """As `seconds`, of rows that attend to so many positions in all, of which the KV of `read` is read."""
         if not rows:
             return 0.0, 0.0
-        context = work.context if self.window is None else min(self.window, work.context)
-        memory = self.weights + self.position * context * work.sequences + self.moved * rows
-        return (self.row + self.attended * context) * rows, memory
+        memory = self.weights + self.position * read + self.moved * rows
+        return self.row * rows + self.attended * attended, memory
 
 
 def part_cost(spec: ModelSpec, part: Part, compute: tuple[Speeds, str]) -> PartCost:

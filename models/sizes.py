@@ -31,9 +31,14 @@ def itemsize(dtype: str) -> int:
     return ITEMSIZE[dtype]
 
 
+def keeps_encodings(dtype: str) -> bool:
+    """Whether weights keep the format that the checkpoint stores them in, where it is one that is multiplied."""
+    return dtype in _KEEPS_ENCODINGS
+
+
 def held_encoding(spec: ModelSpec, key: TensorKey, dtype: str) -> str | None:
     """The weight format that a tensor keeps in memory; None where it becomes numbers of the compute type."""
-    return spec.encodings.get(str(key)) if dtype in _KEEPS_ENCODINGS else None
+    return spec.encodings.get(str(key)) if keeps_encodings(dtype) else None
 
 
 def tensor_bytes(spec: ModelSpec, key: TensorKey, dtype: str, kind: DeviceKind = "cpu") -> int:

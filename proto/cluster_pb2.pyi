@@ -263,7 +263,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("node", "epochs", "compute_seconds", "wait_seconds", "transfer_seconds", "steps", "rows", "links", "resident_bytes", "uptime_seconds", "stall_seconds", "streamed_bytes", "anonymous_bytes", "sums", "sum_seconds")
+    __slots__ = ("node", "epochs", "compute_seconds", "wait_seconds", "transfer_seconds", "steps", "rows", "links", "resident_bytes", "uptime_seconds", "stall_seconds", "streamed_bytes", "anonymous_bytes", "sums", "sum_seconds", "behind_seconds")
     NODE_FIELD_NUMBER: _ClassVar[int]
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -279,6 +279,7 @@ class StatusReply(_message.Message):
     ANONYMOUS_BYTES_FIELD_NUMBER: _ClassVar[int]
     SUMS_FIELD_NUMBER: _ClassVar[int]
     SUM_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BEHIND_SECONDS_FIELD_NUMBER: _ClassVar[int]
     node: str
     epochs: _containers.RepeatedScalarFieldContainer[int]
     compute_seconds: float
@@ -294,7 +295,8 @@ class StatusReply(_message.Message):
     anonymous_bytes: int
     sums: int
     sum_seconds: float
-    def __init__(self, node: _Optional[str] = ..., epochs: _Optional[_Iterable[int]] = ..., compute_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., transfer_seconds: _Optional[float] = ..., steps: _Optional[int] = ..., rows: _Optional[int] = ..., links: _Optional[_Iterable[_Union[LinkCount, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., stall_seconds: _Optional[float] = ..., streamed_bytes: _Optional[int] = ..., anonymous_bytes: _Optional[int] = ..., sums: _Optional[int] = ..., sum_seconds: _Optional[float] = ...) -> None: ...
+    behind_seconds: float
+    def __init__(self, node: _Optional[str] = ..., epochs: _Optional[_Iterable[int]] = ..., compute_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., transfer_seconds: _Optional[float] = ..., steps: _Optional[int] = ..., rows: _Optional[int] = ..., links: _Optional[_Iterable[_Union[LinkCount, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., stall_seconds: _Optional[float] = ..., streamed_bytes: _Optional[int] = ..., anonymous_bytes: _Optional[int] = ..., sums: _Optional[int] = ..., sum_seconds: _Optional[float] = ..., behind_seconds: _Optional[float] = ...) -> None: ...
 
 class LinkCount(_message.Message):
     __slots__ = ("node", "frames", "payload_bytes", "header_bytes")

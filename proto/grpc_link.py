@@ -15,7 +15,7 @@ from potluck.proto.channel import open_channel, worker_stub
 from potluck.proto.errors import FrameError
 from potluck.proto.frames import Frame, pack_frame, unpack_frame
 from potluck.proto.link import CAPACITY, Link, LinkCounts, LinkError, LinkTarget, OnBroken, OnFrame, Tally
-from potluck.proto.shaper import DelayLine, wait_until
+from potluck.proto.shaper import DelayLine, sleep_precisely, wait_until
 
 _LOOK_SECONDS = 0.1  # how often a sender held up by a full queue looks whether the link still stands
 
@@ -91,6 +91,8 @@ class GrpcLink(Link):
 
     def _outgoing(self) -> Iterator[pb.Frame]:
         """What gRPC's sender thread iterates over; it asks for the next message when this one has gone out."""
+        if not self.target.shape.is_off:
+            sleep_precisely()
         while (item := self._queue.get()) is not None:
             self._room.release()
             begun = time.monotonic()

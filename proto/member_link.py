@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from potluck.proto.connection import Socket
 from potluck.proto.link import LinkCounts, Tally
-from potluck.proto.shaper import DelayLine, Shape, wait_until
+from potluck.proto.shaper import Clock, DelayLine, Shape, WallClock
 from potluck.proto.socket_calls import CALLS, Buffer, calls_on
 
 _HEADER = struct.Struct("<4sQIQd")
@@ -31,6 +31,7 @@ _HEADER_SECONDS, _BODY_SECONDS = 2, 15
 # Waking a processor that sleeps takes 20 to 50 us on the machines at hand, as long as members are apart who compute
 # equal parts: whoever waited no longer than this the last time does not go to sleep before.
 _SPIN_US = 150
+_WALL = WallClock()
 
 
 class MemberError(Exception):
@@ -47,14 +48,14 @@ class MemberError(Exception):
 class MemberLink:
     """A socket to one other member. Called from one thread, but for `close`."""
 
-    def __init__(self, node: str, sock: Socket, shape: Shape, doubt: Callable[[], None]) -> None:
+    def __init__(self, node: str, sock: Socket, shape: Shape, doubt: Callable[[], None], clock: Clock = _WALL) -> None:
         """`doubt` is called whenever nothing came for a second, and raises MemberError if the other member is gone.
 
         An emulated link (`shape`) holds a message back at the receiver until it would have arrived; all emulated nodes
-        are on one machine and read the same clock.
+        are on one machine and read the same clock. `clock` is that of the node that computes what is sent.
         """
         sock.setblocking(False)
-        self.node, self.doubt = node, doubt
+        self.node, self.doubt, self.clock = node, doubt, clock
         self.closed = threading.Event()
         self._calls = calls_on(sock)
         self._socket, self._line, self._shaped = sock, DelayLine(shape), not shape.is_off
@@ -98,7 +99,7 @@ class MemberLink:
         """Begin to send a message; it must not change before `sending` is over."""
         body = memoryview(payload)
         self._sent += 1
-        due = self._line.due(_SIZE + len(body), time.monotonic()) if self._shaped else 0.0
+        due = self._line.due(_SIZE + len(body), self.clock.now()) if self._shaped else 0.0
         _HEADER.pack_into(self._sent_head, 0, _MARK, self._sent, len(body), CALLS.checksum(body), due)
         self._tally.sent(len(body), _SIZE)
         self._sent_body, self._out = body, 0
@@ -215,7 +216,7 @@ def finish(outgoing: Sequence[Outgoing], incoming: Sequence[Incoming]) -> None:
 def _arrive(links: Sequence[MemberLink], begun: float) -> None:
     if links:
         if due := max(link.due for link in links):
-            wait_until(due)
+            links[0].clock.wait_until(due)
         links[0].waited(time.perf_counter() - begun)
 
 

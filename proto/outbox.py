@@ -13,9 +13,10 @@ from typing import NamedTuple
 from potluck.proto.connection import Socket
 from potluck.proto.frames import Frame, pack_parts
 from potluck.proto.link import CAPACITY, LinkError, Tally
-from potluck.proto.shaper import DelayLine, Shape, wait_until
+from potluck.proto.shaper import DelayLine, Shape, sleep_precisely, wait_until
 from potluck.proto.tcp import PREFIX
 
+_PIECE = 64 << 10  # bytes of a frame that an emulated link passes on at a time
 _LOOK_SECONDS = 0.1  # how often a sender held up by a full queue looks whether the socket still stands
 Buffer = bytes | bytearray | memoryview
 
@@ -34,6 +35,7 @@ class Outbox:
         hold locks that whoever is told would want."""
         self.tally = Tally()
         self._line, self._shaped = DelayLine(shape), not shape.is_off
+        self._byte_seconds = 1.0 / shape.bandwidth if shape.bandwidth else 0.0
         self._socket: Socket | None = None
         self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(CAPACITY)
@@ -113,12 +115,12 @@ class Outbox:
         return _after(buffers, sent)
 
     def _work(self, sock: Socket) -> None:
+        if self._shaped:
+            sleep_precisely()
         while (item := self._queue.get()) is not None:
             begun = time.monotonic()
-            wait_until(item.due)
             try:
-                for buffer in item.buffers:
-                    sock.sendall(buffer)
+                self._pass(sock, item)
             except OSError as error:
                 self._break(sock, error)
                 return
@@ -127,12 +129,27 @@ class Outbox:
                 self._waiting -= 1
             self._room.release()
 
+    def _pass(self, sock: Socket, item: _Queued) -> None:
+        """Bytes leave when an emulated link would have brought them, so that the receiver reads while they come."""
+        pieces = [piece for buffer in item.buffers for piece in _cut(buffer)] if self._byte_seconds else item.buffers
+        left = sum(map(len, pieces))
+        for piece in pieces:
+            left -= len(piece)
+            if item.due:
+                wait_until(item.due - left * self._byte_seconds)
+            sock.sendall(piece)
+
     def _break(self, sock: Socket, error: OSError) -> None:
         if not self._over:
             self._over = f"is broken ({error.strerror or error})"
             self._queue.put(None)
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
+
+
+def _cut(buffer: Buffer) -> list[memoryview]:
+    view = memoryview(buffer)
+    return [view[begin : begin + _PIECE] for begin in range(0, len(view), _PIECE)]
 
 
 def _after(buffers: Sequence[Buffer], sent: int) -> Sequence[Buffer]:

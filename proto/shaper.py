@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from dataclasses import dataclass
+from typing import Protocol
+
+_TIMER_SLACK, _NANOSECOND = 29, 1  # PR_SET_TIMERSLACK of linux/prctl.h, and its argument
 
 # So late a sleep ends at best (worker/emulation.py); the rest is waited for awake.
 _LATE_SECONDS = 20e-6
@@ -45,6 +50,35 @@ class DelayLine:
         start = max(now, self._free_at)
         self._free_at = start + (size / self._shape.bandwidth if self._shape.bandwidth else 0.0)
         return self._free_at + self._shape.latency
+
+
+class Clock(Protocol):
+    """What tells an emulated link when a message leaves, and lets its receiver wait: seconds of time.monotonic."""
+
+    def now(self) -> float:
+        """When what is sent now leaves."""
+
+    def wait_until(self, due: float) -> None:
+        """Go on when it is so late; at once when that is past."""
+
+
+class WallClock:
+    """The clock of who does everything as soon as it can (a `Clock`)."""
+
+    def now(self) -> float:
+        """See `Clock`."""
+        return time.monotonic()
+
+    def wait_until(self, due: float) -> None:
+        """See `Clock`."""
+        wait_until(due)
+
+
+def sleep_precisely() -> None:
+    """From now on sleeps of this thread, and of those it starts, overshoot by some 10 us instead of 60 (Linux): a fifth
+    of a wired link's latency."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_TIMER_SLACK, _NANOSECOND, 0, 0, 0)
 
 
 def wait_until(due: float) -> None:

@@ -164,7 +164,8 @@ def calibrated(tmp_path_factory):
     from potluck.deploy.machine import measure_machine
 
     known = tmp_path_factory.mktemp("calibrated")
-    measure_machine(known)
+    measure_machine(known, "float32")
+    measure_machine(known, "quantized", ["Q4_1", "Q8_0"])
 
     def put(folder):
         shutil.copytree(known, folder, dirs_exist_ok=True)

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from potluck.proto.shaper import sleep_precisely
 from potluck.worker.data_port import DataPort
-from potluck.worker.emulation import Emulation, read_emulation, sleep_precisely
+from potluck.worker.emulation import Emulation, read_emulation
 from potluck.worker.link_probe import LinkProbe
 from potluck.worker.server import WorkerService, start_server
 
@@ -45,8 +46,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--emulate",
         default=None,
-        help='behave like another node: {"slow_down": 2.0, "links": {"NODE": [latency_s, bytes_per_s], "": [...]}, '
-        '"disk": bytes_per_s}',
+        help='behave like another node, in all or some of these: {"device": {"flops": 6e10, "memory_bandwidth": 2e10, '
+        '"formats": {"Q4_0": {"flops": 9e10, "bandwidth": 2e10}}}, "links": {"NODE": [latency_s, bytes_per_s], "": '
+        '[...]}, "disk": bytes_per_s}',
     )
     return parser.parse_args()
 
@@ -96,7 +98,7 @@ def main() -> int:
     from potluck.worker.node import Node, NodeConfig
     from potluck.worker.windows import GpuOptions
 
-    # An emulated node is a slower one of these processors: its factor is measured on them.
+    # An emulated node is a slower one of these processors.
     device = "cpu" if flags.emulate and flags.device == "auto" else flags.device
     gpu = GpuOptions(captured=not flags.no_graphs, held=flags.held_layers)
     node = Node(NodeConfig(flags.node, token, flags.cache, flags.memory, flags.threads, emulation, device, gpu))

@@ -1,18 +1,49 @@
-"""Makes this process behave like the node of a described fleet: slower compute, slower links."""
+"""What `--emulate` says: the node of a described fleet that this process shall behave like."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import msgspec
+
+from potluck.models.costs import FormatSpeed
+from potluck.models.sizes import DeviceKind
 from potluck.proto.shaper import Shape
 
-_SLOWEST = 1e6
+
+@dataclass(frozen=True, slots=True)
+class DescribedDevice:
+    """What the described node computes on (`models.costs.Speeds`), in the seconds of this machine's clock.
+
+    Attributes:
+        flops: floating-point operations per second in the compute type.
+        memory_bandwidth: bytes per second.
+        formats: by weight format, where it is another speed.
+    """
+
+    flops: float
+    memory_bandwidth: float
+    formats: Mapping[str, FormatSpeed] = field(default_factory=dict)
+    kind: DeviceKind = "cpu"
+
+    def __post_init__(self) -> None:
+        """Refuse a device that would never be done.
+
+        Raises:
+            ValueError: a speed is not a positive number.
+        """
+        of_formats = [number for speed in self.formats.values() for number in (speed.flops, speed.bandwidth)]
+        for speed in (self.flops, self.memory_bandwidth, *of_formats):
+            if not 0.0 < speed < math.inf:
+                raise ValueError(f"a device's speeds must be more than 0, not {speed}")
+
+    def seconds(self, flops: float, nbytes: float, encoding: str = "") -> float:
+        """How long an operation takes: so many floating-point operations, so many bytes read from memory; with weights
+        of this format, where it is one."""
+        speed = self.formats.get(encoding, FormatSpeed(self.flops, self.memory_bandwidth))
+        return max(flops / speed.flops, nbytes / speed.bandwidth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,81 +51,46 @@ class Emulation:
     """How the emulated node differs from this machine.
 
     Attributes:
-        slow_down: factor on the CPU time of every operation, at least 1.
+        device: what it computes on; None for as fast as this machine goes.
         links: shapes of the links to other nodes; "" holds for nodes not named.
         disk: bytes per second at which streamed weights are read, 0 for as fast as it goes.
     """
 
-    slow_down: float = 1.0
+    device: DescribedDevice | None = None
     links: Mapping[str, Shape] = field(default_factory=dict)
     disk: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a disk that reads backwards.
+
+        Raises:
+            ValueError: it is not bytes per second.
+        """
+        if not 0.0 <= self.disk < math.inf:
+            raise ValueError(f"disk must be bytes per second, not {self.disk}")
 
     def link(self, node: str) -> Shape:
         """The shape of the link to a node."""
         return self.links.get(node) or self.links.get("") or Shape()
 
 
-def sleep_precisely() -> None:
-    """Let sleeps of this thread, and of those it starts, end some 10 us late instead of 60 (Linux).
-
-    The kernel gathers wake-ups within 50 us unless told otherwise, which is a sixth of a wired link's latency.
-    """
-    with contextlib.suppress(OSError):
-        Path("/proc/self/timerslack_ns").write_text("1000")
+class _Text(msgspec.Struct, forbid_unknown_fields=True):
+    device: DescribedDevice | None = None
+    links: dict[str, tuple[float, float]] = {}
+    disk: float = 0.0
 
 
 def read_emulation(text: str) -> Emulation:
-    """The value of `--emulate`: {"slow_down": 2.0, "links": {"other": [latency_s, bytes_per_s], ...}, "disk": 1e9}.
+    """The value of `--emulate`, JSON:
+
+    {"device": {"flops": 6e10, "memory_bandwidth": 2e10, "formats": {"Q4_0": {"flops": 9e10, "bandwidth": 2e10}}},
+     "links": {"other": [latency_s, bytes_per_s], ...}, "disk": 1e9}
 
     Raises:
         ValueError: it is not of that form.
     """
     try:
-        data = json.loads(text)
-        links = {str(node): Shape(float(link[0]), float(link[1])) for node, link in data.get("links", {}).items()}
-        slow_down, disk = float(data.get("slow_down", 1.0)), float(data.get("disk", 0.0))
-    except (TypeError, KeyError, IndexError, AttributeError) as error:
+        data = msgspec.json.decode(text, type=_Text)
+        return Emulation(data.device, {node: Shape(*link) for node, link in data.links.items()}, data.disk)
+    except (msgspec.DecodeError, ValueError) as error:
         raise ValueError(f"--emulate is not of the form described in --help: {error}") from None
-    if not 1.0 <= slow_down <= _SLOWEST:
-        raise ValueError(f"--emulate: slow_down must be between 1 and {_SLOWEST:.0f}, not {slow_down}")
-    if not 0.0 <= disk < float("inf"):
-        raise ValueError(f"--emulate: disk must be bytes per second, not {disk}")
-    return Emulation(slow_down, links, disk)
-
-
-class Slowness:
-    """Pads the CPU time of operations of one thread, so that waiting for a core is not counted twice."""
-
-    def __init__(self, slow_down: float) -> None:
-        self._extra = slow_down - 1.0
-        self._owed = self._begun = 0.0
-
-    @contextmanager
-    def around(self) -> Iterator[None]:
-        """Sleep after the operation for what the described node would need on top.
-
-        Sleeps overshoot by some 20 us; what was slept too much is owed to the next operation.
-        """
-        if self._extra <= 0.0:
-            yield
-            return
-        self._begun = time.thread_time()
-        yield
-        self._pay()
-
-    @contextmanager
-    def apart(self) -> Iterator[None]:
-        """Within an operation: what is not computing, and begins when the described node would be done so far."""
-        if self._extra <= 0.0:
-            yield
-            return
-        self._pay()
-        yield
-        self._begun = time.thread_time()
-
-    def _pay(self) -> None:
-        self._owed += (time.thread_time() - self._begun) * self._extra
-        if self._owed > 0.0:
-            slept = time.perf_counter()
-            time.sleep(self._owed)
-            self._owed -= time.perf_counter() - slept

@@ -14,10 +14,12 @@ from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.frames import Fault, Frame, Kind, fault_frame
 from potluck.proto.link import Link, LinkCounts, LinkTarget
 from potluck.proto.open_link import open_link
+from potluck.proto.step import Step
 from potluck.worker.answers import Answers
 from potluck.worker.members import Members
 from potluck.worker.shard import Shard
 
+Paced = Callable[[int, Step], contextlib.AbstractContextManager[None]]
 _MOST_WAITING = 64
 _MOST_HELD = 2
 
@@ -42,8 +44,16 @@ class Ways:
 class Epoch:
     """One deployment epoch on this worker. Links open with the first frame that needs them."""
 
-    def __init__(self, number: int, shard: Shard, ways: Ways, members: Members) -> None:
-        self.number, self.ways, self.members = number, ways, members
+    def __init__(
+        self,
+        number: int,
+        shard: Shard,
+        ways: Ways,
+        members: Members,
+        paced: Paced = lambda stage, step: contextlib.nullcontext(),
+    ) -> None:
+        """`paced` surrounds a step's window: what keeps it at the pace of a described node."""
+        self.number, self.ways, self.members, self.paced = number, ways, members, paced
         self._shard: Shard | None = shard
         self.fault: Fault | None = None
         self._links: dict[str, Link] = {}

@@ -18,7 +18,6 @@ from potluck.proto.frames import Fault, Frame, Kind, fault_frame, result_frame
 from potluck.proto.link import LinkError
 from potluck.proto.member_link import MemberError
 from potluck.proto.step import Outcome, Result, StageTime, Step
-from potluck.worker.emulation import Slowness
 from potluck.worker.epochs import Epoch
 from potluck.worker.kv import KvError
 from potluck.worker.shard_manifest import ShardFileError
@@ -57,10 +56,9 @@ class Executor:
     """Computes in the threads that read the frames, one at a time: after each `put` its caller calls `run_next`, which
     computes the oldest frame, whoever brought it. A lone frame is computed without waking another thread."""
 
-    def __init__(self, node: str, slowness: Slowness) -> None:
+    def __init__(self, node: str) -> None:
         self.totals = Totals()
         self._node = node
-        self._slowness = slowness
         self._inbox: deque[_Arrival] = deque()
         self._computing = threading.Lock()
         self._over = False
@@ -117,7 +115,7 @@ class Executor:
         times, stage, since = list(frame.times), frame.stage, arrival.at
         while True:
             begun = time.perf_counter()
-            with self._slowness.around():
+            with epoch.paced(stage, step):
                 out = shard.run(stage, step, x_TD)
             ended = time.perf_counter()
             times.append(StageTime(self._node, stage, begun - since, ended - begun))

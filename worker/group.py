@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
@@ -13,7 +12,7 @@ import torch
 
 from potluck.proto.member_link import Incoming, MemberLink, Outgoing, exchange
 from potluck.worker.cut import Range
-from potluck.worker.overlap import FEWEST_ROWS, Overlap
+from potluck.worker.overlap import FEWEST_ROWS, Apart, Overlap, unpaced
 from potluck.worker.residence import Product
 from potluck.worker.sums import ALGORITHMS, LEAD, Buffers, Circle
 from potluck.worker.wires import Feedback, wire_of
@@ -74,8 +73,8 @@ class Group:
         plan: GroupPlan,
         own: str,
         link: Callable[[str], MemberLink],
-        apart: Callable[[], AbstractContextManager[None]],
         totals: SumTotals,
+        apart: Apart = unpaced,
     ) -> None:
         """`apart` surrounds what is not this node's computing."""
         self._plan, self._place = plan, plan.nodes.index(own)
@@ -98,7 +97,7 @@ class Group:
         if not part_TD.numel():
             return part_TD
         part_N = part_TD.to("cpu", torch.float32).view(-1)
-        with self._apart():
+        with self._apart(0.0):
             begun, circle = time.perf_counter(), self._circle or self._opened()
             algorithm = ALGORITHMS[self._plan.algorithm(circle.wire.nbytes(len(part_N)))]
             sum_N = algorithm(circle, part_N, self._buffers)
@@ -123,7 +122,7 @@ class Group:
     def gather(self, part_RV: torch.Tensor) -> torch.Tensor | None:
         """See `Combine`."""
         part_RV = part_RV.to("cpu", torch.float32).contiguous()
-        with self._apart():
+        with self._apart(0.0):
             begun, circle = time.perf_counter(), self._opened()
             gathered = self._gathered(circle, part_RV) if self.leads else None
             if not self.leads:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -14,6 +14,7 @@ from potluck.models.spec import ModelSpec
 from potluck.worker.batch import Batch
 from potluck.worker.decoder import Layer
 from potluck.worker.operations import Operations
+from potluck.worker.pace import Pace
 from potluck.worker.pieces import Unit
 from potluck.worker.streaming import Streamer
 from potluck.worker.weights import LayerWeights
@@ -109,15 +110,20 @@ class Layers:
 class MappedLayers:
     """Layers in mapped files, whose pages come and go."""
 
-    def __init__(self, layers: Mapping[int, tuple[Unit, Layer]], streamer: Streamer) -> None:
-        self._layers, self._streamer = layers, streamer
+    def __init__(self, layers: Mapping[int, tuple[Unit, Layer]], streamer: Streamer, pace: Pace | None = None) -> None:
+        self._layers, self._streamer, self._pace = layers, streamer, pace
 
     @contextmanager
     def layer(self, number: int) -> Iterator[Layer]:
         """A layer, once its pages are there."""
-        unit, layer = self._layers[number]
-        with self._streamer.here(unit):
+        (unit, layer), pace = self._layers[number], self._pace
+        with ExitStack() as held:
+            with pace.aside() if pace else nullcontext():
+                held.enter_context(self._streamer.here(unit))
             yield layer
+            if pace:
+                # Its memory is free for the next one when the described node is done with it.
+                pace.pay()
 
     @property
     def stall_seconds(self) -> float:
@@ -130,10 +136,12 @@ class MappedLayers:
         return self._streamer.bytes_read
 
 
-def on_host(makers: Sequence[LayerMaker], streamed: Sequence[int], streamer: Streamer | None) -> Layers:
+def on_host(
+    makers: Sequence[LayerMaker], streamed: Sequence[int], streamer: Streamer | None, pace: Pace | None = None
+) -> Layers:
     """Layers that are computed where they are stored, the `streamed` ones as the streamer brings them in."""
     layers = {maker.number: maker.made() for maker in makers}
     if streamer is None:
         return Layers(layers)
     coming = {maker.number: (maker.unit, layers.pop(maker.number)) for maker in makers if maker.number in streamed}
-    return Layers(layers, MappedLayers(coming, streamer))
+    return Layers(layers, MappedLayers(coming, streamer, pace))

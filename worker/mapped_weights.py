@@ -20,7 +20,7 @@ _LOOK_SECONDS = 1.0
 @dataclass(frozen=True, slots=True)
 class _Streamed:
     mapped: MappedUnit
-    disk: float
+    disk: pages.SlowDisk | None
 
     @property
     def unit(self) -> Unit:
@@ -30,10 +30,10 @@ class _Streamed:
     def nbytes(self) -> int:
         return self.mapped.mapping.size
 
-    def bring_in(self, going: Callable[[], bool]) -> None:
+    def bring_in(self, going: Callable[[], bool], asked: float) -> None:
         if not self.mapped.mapping.is_unchanged:
             raise OSError(f"{self.mapped.mapping.path} was changed while in use")
-        pages.bring_in(self.mapped.mapping, going, self.disk)
+        pages.bring_in(self.mapped.mapping, going, self.disk.begin(asked) if self.disk else None)
 
     def drop(self) -> None:
         pages.drop(self.mapped.mapping)
@@ -61,7 +61,8 @@ class MappedWeights:
         for unit in units.keys() - set(streamed):
             self._keep(units[unit])
         if streamed:
-            self.streamer = Streamer([_Streamed(units[unit], disk) for unit in streamed], budget)
+            slow = pages.SlowDisk(disk) if disk else None
+            self.streamer = Streamer([_Streamed(units[unit], slow) for unit in streamed], budget)
 
     def place(self, unit: Unit) -> Placed:
         """A unit's pieces."""

@@ -14,6 +14,7 @@ from potluck.proto.connection import Socket
 from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.link import LinkCounts, LinkTarget
 from potluck.proto.member_link import MemberError, MemberLink
+from potluck.proto.shaper import Clock, WallClock
 from potluck.proto.stream import StreamHead
 from potluck.proto.tcp import Notice, dial, greet
 
@@ -23,9 +24,10 @@ _ALIVE_SECONDS = 2.0
 class Members:
     """Links to the members of all groups that a node is in; closed for good with the epoch."""
 
-    def __init__(self, own: str, targets: Mapping[str, LinkTarget]) -> None:
-        """`targets`: how to reach every other member; their shapes are those of the links to them."""
-        self._own, self._targets = own, dict(targets)
+    def __init__(self, own: str, targets: Mapping[str, LinkTarget], clock: Clock | None = None) -> None:
+        """`targets`: how to reach every other member; their shapes are those of the links to them. `clock`: of an
+        emulated node."""
+        self._own, self._targets, self._clock = own, dict(targets), clock or WallClock()
         self._links: dict[str, MemberLink] = {}
         self._changed = threading.Condition()
         self._channels: dict[str, grpc.Channel] = {}
@@ -84,7 +86,7 @@ class Members:
             channel.close()
 
     def _add(self, node: str, sock: Socket) -> MemberLink:
-        link = MemberLink(node, sock, self._targets[node].shape, lambda: self._doubt(node))
+        link = MemberLink(node, sock, self._targets[node].shape, lambda: self._doubt(node), self._clock)
         with self._changed:
             self._check_free(node)
             self._links[node] = link

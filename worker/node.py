@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import queue
@@ -25,21 +26,25 @@ from potluck.proto.link import LinkTarget
 from potluck.proto.stream import StreamRole
 from potluck.worker import probe
 from potluck.worker.assignment import Share, read_assignment, read_dtype, wire_dtype
+from potluck.worker.described import Described
 from potluck.worker.device import choose_device
-from potluck.worker.emulation import Emulation, Slowness
-from potluck.worker.epochs import Epoch, Epochs, Ways
+from potluck.worker.emulation import Emulation
+from potluck.worker.epochs import Epoch, Epochs, Paced, Ways
 from potluck.worker.executor import Executor
 from potluck.worker.fetch import Holder
 from potluck.worker.group import Group, SumTotals
 from potluck.worker.group_assignment import agreement_with
 from potluck.worker.loading import Loader
 from potluck.worker.members import Members
+from potluck.worker.overlap import unpaced
+from potluck.worker.pace import Pace
 from potluck.worker.packing import WeightError
 from potluck.worker.shard import Shard
 from potluck.worker.shard_manifest import ShardFileError
 from potluck.worker.shard_memory import ShardMemory
 from potluck.worker.windows import GpuOptions
 
+_BEHIND_SECONDS, _BEHIND = 1.0, 0.05  # an emulation that is later than both is not true
 _ALLOWANCE = 768 << 20  # buffers, thread stacks and allocator slack on top of an emulated node's budget
 # Hundreds of megabytes that every installation has.
 _LARGE_FILE = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
@@ -86,9 +91,9 @@ class Node:
         self.epochs = Epochs()
         self.holder = Holder(open_checkpoint)
         self._config = config
-        self._slowness = Slowness(config.emulation.slow_down)
+        self._pace, self._trusted = Pace() if config.emulation.device else None, True
         self._sums = SumTotals()
-        self.executor = Executor(config.name, self._slowness)
+        self.executor = Executor(config.name)
         self._loader = Loader(config.cache, config.token, self.holder, config.emulation.disk)
         self._loading = threading.Lock()
         # A GPU's driver maps far more of the address space than it uses, and weights lie on the device.
@@ -101,12 +106,12 @@ class Node:
         Raises:
             FrameError: the compute type is not known.
         """
-        dtype = read_dtype(request.dtype or "float32")
+        dtype, described = read_dtype(request.dtype or "float32"), self._config.emulation.device
         return pb.ProbeReply(
             device=self._device.type,
             device_name=probe.device_name(self._device, self._threads),
-            flops=probe.measure_flops(dtype, self._slowness, self._device),
-            memory_bandwidth=probe.measure_memory_bandwidth(self._slowness, self._device),
+            flops=probe.measure_flops(dtype, self._device, described),
+            memory_bandwidth=probe.measure_memory_bandwidth(self._device, described),
             memory_free=probe.free_memory(self._config.memory, self._device),
             memory_total=probe.total_memory(self._device),
             disk_bandwidth=self._config.emulation.disk or probe.measure_disk(_LARGE_FILE),
@@ -125,16 +130,17 @@ class Node:
             memory = ShardMemory(share.spec, share.windows, share.config)
             self._check_memory(memory.held(assignment.stream_bytes))
             members = self._members(assignment, share)
-            shard = Shard(share.spec, share.windows, share.config, self._groups(share, members))
+            shard = Shard(share.spec, share.windows, share.config, self._groups(share, members), self._pace)
             total = pb.LoadProgress(weight_bytes=memory.weights, kv_bytes=memory.kv)
             yield from _reported(lambda report: self._loader.load(assignment, share, shard, report), total)
-            self.epochs.add(self._epoch(assignment, shard, share.spec.hidden, members))
+            self.epochs.add(self._epoch(assignment, shard, share, members))
             total.ready, total.activity = True, "ready"
             yield total
 
     def status(self, uptime: float) -> pb.StatusReply:
         """Counts since the start."""
         totals, links, memory = self.executor.totals, self.epochs.counts(), psutil.Process().memory_info()
+        self._look_behind()
         shards = [epoch.shard for epoch in self.epochs.held]
         return pb.StatusReply(
             node=self._config.name,
@@ -156,8 +162,16 @@ class Node:
             streamed_bytes=sum(shard.brought_bytes for shard in shards),
             sums=self._sums.sums,
             sum_seconds=self._sums.seconds,
+            behind_seconds=self._pace.behind if self._pace else 0.0,
             uptime_seconds=uptime,
         )
+
+    def _look_behind(self) -> None:
+        """Say once that the emulation is not true here."""
+        behind, computed = self._pace.behind if self._pace else 0.0, self.executor.totals.compute
+        if self._trusted and behind > max(_BEHIND_SECONDS, _BEHIND * computed):
+            self._trusted = False
+            _LOG.warning("%.1f s of %.1f s later than described: this machine is too slow or busy", behind, computed)
 
     def stop(self) -> None:
         """End all epochs and the compute thread."""
@@ -179,21 +193,28 @@ class Node:
                 Refusal.OVERSIZED,
             )
 
-    def _epoch(self, assignment: pb.Assignment, shard: Shard, hidden: int, members: Members) -> Epoch:
+    def _epoch(self, assignment: pb.Assignment, shard: Shard, share: Share, members: Members) -> Epoch:
         nexts = {w.stage: tuple(w.next_nodes) for w in assignment.windows}
         targets = self._targets(assignment, {node for nodes in nexts.values() for node in nodes}, "worker")
-        ways = Ways(nexts, targets, wire_dtype(assignment.dtype), hidden, assignment.max_rows)
-        return Epoch(assignment.epoch, shard, ways, members)
+        ways = Ways(nexts, targets, wire_dtype(assignment.dtype), share.spec.hidden, assignment.max_rows)
+        return Epoch(assignment.epoch, shard, ways, members, self._paced(share, assignment.dtype))
+
+    def _paced(self, share: Share, dtype: str) -> Paced:
+        pace, device = self._pace, self._config.emulation.device
+        if pace is None or device is None:
+            return lambda stage, step: contextlib.nullcontext()
+        described = Described(share.spec, share.windows, (device, dtype))
+        return lambda stage, step: pace.window(lambda: described.targets(stage, step))
 
     def _members(self, assignment: pb.Assignment, share: Share) -> Members:
         others = {node for group in share.groups.values() for node in group.nodes}
         targets = self._targets(assignment, others, "member").items()
         agreed = {node: replace(target, agreement=agreement_with(node, share.groups)) for node, target in targets}
-        return Members(self._config.name, agreed)
+        return Members(self._config.name, agreed, self._pace)
 
     def _groups(self, share: Share, members: Members) -> dict[int, Group]:
-        own, apart = self._config.name, self._slowness.apart
-        return {stage: Group(plan, own, members.link, apart, self._sums) for stage, plan in share.groups.items()}
+        own, apart = self._config.name, self._pace.apart if self._pace else unpaced
+        return {stage: Group(plan, own, members.link, self._sums, apart) for stage, plan in share.groups.items()}
 
     def _targets(self, assignment: pb.Assignment, nodes: Iterable[str], role: StreamRole) -> dict[str, LinkTarget]:
         peers = {peer.node: peer for peer in assignment.peers}

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
 from potluck.worker.sums import Buffers, Circle, Direct
 
+Apart = Callable[[float], AbstractContextManager[None]]
+"""Surrounds what is not computing, after a part's; of so large a share of its rows the last product is left."""
 FEWEST_ROWS = 32  # fewer take no time to travel, and products slow down
+
+
+def unpaced(_left: float) -> AbstractContextManager[None]:
+    """An `Apart` of a node that computes as fast as it can."""
+    return nullcontext()
 
 
 class Overlap:
     """Direct exchange in pieces."""
 
-    def __init__(self, circle: Circle, buffers: Buffers, apart: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, circle: Circle, buffers: Buffers, apart: Apart) -> None:
         """`apart` surrounds what is not this node's computing."""
         self._circle, self._buffers, self._apart = circle, buffers, apart
         self.seconds = 0.0
@@ -31,19 +38,18 @@ class Overlap:
         underway: Direct | None = None
         for part_TD in parts:
             part_N = part_TD.to("cpu", torch.float32).view(-1)
-            with self._timed():
+            begin, done = done, done + len(part_N)
+            with self._timed(1.0 - done / len(sum_N)):
                 if underway is not None:
                     underway.finish()
-                underway = Direct(self._circle, part_N, self._buffers, sum_N[done : done + len(part_N)])
-            done += len(part_N)
-        with self._timed():
-            if underway is not None:
-                underway.finish()
+                underway = Direct(self._circle, part_N, self._buffers, sum_N[begin:done])
+                if done == len(sum_N):
+                    underway.finish()
         return sum_N.view(shape)
 
     @contextmanager
-    def _timed(self) -> Iterator[None]:
-        with self._apart():
+    def _timed(self, left: float) -> Iterator[None]:
+        with self._apart(left):
             begun = time.perf_counter()
             yield
             self.seconds += time.perf_counter() - begun

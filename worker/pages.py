@@ -10,11 +10,11 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
 
+from potluck.proto.shaper import wait_until
 from potluck.worker.mapped_file import MappedFile
 
 _ASKED = 128 << 10  # bytes of one request to the kernel
@@ -27,13 +27,31 @@ _LIBC.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 PAGE = os.sysconf("SC_PAGESIZE")
 
 
-def bring_in(mapping: MappedFile, going: Callable[[], bool], bytes_per_second: float = 0.0) -> None:
-    """Read a whole mapping into memory, as long as `going()` says so; no faster than said, where it is said.
+class SlowDisk:
+    """A disk of so many bytes per second."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self._rate, self._free_at = bytes_per_second, 0.0
+
+    def begin(self, asked: float) -> Callable[[int], None]:
+        """A read begins that was possible since `asked`: what waits until so many bytes of it are there. It begins
+        where the one before was due to end, so that what is slept or waited for a core does not add up."""
+        begun = max(asked, self._free_at)
+
+        def read(nbytes: int) -> None:
+            self._free_at = begun + nbytes / self._rate
+            wait_until(self._free_at)
+
+        return read
+
+
+def bring_in(mapping: MappedFile, going: Callable[[], bool], read: Callable[[int], None] | None = None) -> None:
+    """Read a whole mapping into memory, as long as `going()` says so; `read` waits for bytes of an imitated disk.
 
     Raises:
         OSError: a page cannot be read; the file was cut, or its disk fails.
     """
-    asked, begun = 0, time.monotonic()
+    asked = 0
     for begin in range(0, mapping.size, _WAITED):
         if not going():
             return
@@ -42,8 +60,8 @@ def bring_in(mapping: MappedFile, going: Callable[[], bool], bytes_per_second: f
             asked += _ASKED
         end = min(begin + _WAITED, mapping.size)
         _wait(mapping, begin, end - begin)
-        if bytes_per_second:
-            time.sleep(max(0.0, begun + end / bytes_per_second - time.monotonic()))
+        if read:
+            read(end)
 
 
 def read_only_what_is_touched(mapping: MappedFile) -> None:

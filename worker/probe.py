@@ -14,7 +14,8 @@ import torch
 from potluck.kernels.linear import Linear
 from potluck.kernels.packed import PackedLinear, PackedMatrix, has_vectors
 from potluck.worker.device import CPU, device_memory, wait_for
-from potluck.worker.emulation import Slowness
+from potluck.worker.emulation import DescribedDevice
+from potluck.worker.pace import at_least
 from potluck.worker.residence import Product
 
 _SIZE = 512
@@ -25,17 +26,18 @@ _RESERVE = 0.2  # of the free memory stays with the machine's other programs
 _DEVICE_RESERVE = 0.1  # of a GPU's: activations, logits, what kernels and libraries load
 
 
-def measure_flops(dtype: torch.dtype, slowness: Slowness, device: torch.device = CPU) -> float:
-    """Floating-point operations per second in matrix products of this type, as this (emulated) node does them."""
+def measure_flops(dtype: torch.dtype, device: torch.device = CPU, described: DescribedDevice | None = None) -> float:
+    """Floating-point operations per second in matrix products of this type, as this (described) node does them."""
     size = _SIZE if device.type == "cpu" else _DEVICE_SIZE
     a = torch.randn(size, size, device=device).to(dtype)
+    needed = described.seconds(2.0 * size**3, 0.0) if described else 0.0
     best, until = float("inf"), time.perf_counter() + _MEASURE_SECONDS
     while time.perf_counter() < until:
-        best = min(best, _seconds(lambda: torch.mm(a, a), slowness, device))
+        best = min(best, _seconds(lambda: torch.mm(a, a), needed, device))
     return 2.0 * size**3 / best
 
 
-def measure_memory_bandwidth(slowness: Slowness, device: torch.device = CPU) -> float:
+def measure_memory_bandwidth(device: torch.device = CPU, described: DescribedDevice | None = None) -> float:
     """Bytes per second when a matrix larger than any cache is multiplied by one row, as a decode does."""
     if device.type == "cpu" and has_vectors():
         shape = (_STREAMED // 4 // 4096, 4096)
@@ -44,12 +46,14 @@ def measure_memory_bandwidth(slowness: Slowness, device: torch.device = CPU) -> 
     else:
         product = Linear(torch.zeros(_STREAMED // 4 // 4096, 4096, device=device))
     row = torch.ones(1, 4096, device=device)
-    return _STREAMED / min(_seconds(lambda: product(row), slowness, device) for _ in range(3))
+    needed = described.seconds(0.0, _STREAMED) if described else 0.0
+    return _STREAMED / min(_seconds(lambda: product(row), needed, device) for _ in range(3))
 
 
-def _seconds(operation: Callable[[], object], slowness: Slowness, device: torch.device) -> float:
+def _seconds(operation: Callable[[], object], needed: float, device: torch.device) -> float:
+    """Seconds of an operation that takes the described node at least `needed`."""
     begun = time.perf_counter()
-    with slowness.around():
+    with at_least(needed):
         operation()
         wait_for(device)
     return time.perf_counter() - begun

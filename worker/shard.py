@@ -19,12 +19,13 @@ from potluck.worker.decoder import embed, embed_some, logits
 from potluck.worker.group import Combine
 from potluck.worker.layers import Layers
 from potluck.worker.operations import operations_of
+from potluck.worker.pace import Pace
 from potluck.worker.pieces import Unit
 from potluck.worker.residence import Matrix
 from potluck.worker.sampler import Sampler
 from potluck.worker.shard_memory import ShardMemory
 from potluck.worker.shard_steps import ShardSteps, StepError, Underway
-from potluck.worker.shard_weights import ShardMaker
+from potluck.worker.shard_weights import ShardMaker, alone
 from potluck.worker.weight_source import WeightSource
 from potluck.worker.weights import HeadWeights
 from potluck.worker.windows import (
@@ -50,8 +51,9 @@ class Shard:
         windows: Sequence[Window],
         config: ShardConfig,
         groups: Mapping[int, Combine] | None = None,
+        pace: Pace | None = None,
     ) -> None:
-        """`groups`: by stage, of the windows that this node runs together with others.
+        """`groups`: by stage, of the windows that this node runs together with others; `pace`: of a described node.
 
         Raises:
             ValueError: the windows are not distinct parts of the model.
@@ -61,7 +63,7 @@ class Shard:
         self._spec = spec
         self._config = config
         self._windows = {window.stage: window for window in windows}
-        self._groups = dict(groups or {})
+        self._groups, self._pace = dict(groups or {}), pace
         self._embedding: Matrix | None = None
         self._layers = Layers()
         self._head: HeadWeights | None = None
@@ -101,7 +103,7 @@ class Shard:
             whatever `weights.place` does.
         """
         self._weights = weights
-        made = ShardMaker(self.memory, self._operations, self._groups).made(weights)
+        made = ShardMaker(self.memory, self._operations, self._groups, self._pace).made(weights)
         self._embedding, self._head, self._layers = made
 
     def close(self) -> None:
@@ -183,7 +185,7 @@ class Shard:
                 raise StepError(f"stage {window.stage} begins with tokens; it takes no hidden rows")
             tokens_T, group = underway.batch.tokens_T, self._groups.get(window.stage)
             if group is None or window.cut is None:
-                return embed(self._spec, self._embedding, tokens_T)
+                return alone(self._operations, self._pace).sum(embed(self._spec, self._embedding, tokens_T))
             return group.sum(embed_some(self._spec, self._embedding, tokens_T, window.cut.vocabulary)).clone()
         rows = underway.sampled if is_head_only(window) else underway.step.rows
         if x_TD is None or x_TD.shape != (rows, self._spec.hidden) or x_TD.dtype != self._config.dtype:

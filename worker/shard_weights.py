@@ -13,6 +13,7 @@ from potluck.worker.group import Combine
 from potluck.worker.kv import new_pool
 from potluck.worker.layers import LayerMaker, Layers, on_host
 from potluck.worker.operations import Operations
+from potluck.worker.pace import Pace, counting
 from potluck.worker.pieces import Unit, head_unit
 from potluck.worker.residence import Matrix
 from potluck.worker.shard_memory import ShardMemory
@@ -33,10 +34,13 @@ class ShardWeights(NamedTuple):
 class ShardMaker:
     """Puts the weights of a shard together."""
 
-    def __init__(self, memory: ShardMemory, operations: Operations, groups: Mapping[int, Combine]) -> None:
+    def __init__(
+        self, memory: ShardMemory, operations: Operations, groups: Mapping[int, Combine], pace: Pace | None
+    ) -> None:
         """`memory` has the shard's model, windows and configuration; `groups` the windows that others run, too."""
-        self._memory, self._operations, self._groups = memory, operations, groups
+        self._memory, self._operations, self._groups, self._pace = memory, operations, groups, pace
         self._spec, self._windows, self._config = memory.spec, memory.windows, memory.config
+        self._alone = alone(operations, pace)
         self._assembly = Assembly(self._spec, self._config.form, self._config.residence)
 
     def made(self, source: WeightSource) -> ShardWeights:
@@ -61,7 +65,7 @@ class ShardMaker:
 
     def _maker(self, window: Window, unit: Unit, placed: Placed) -> LayerMaker:
         spec, group = window.spec(self._spec), self._groups.get(window.stage)
-        operations = replace(self._operations, sum=group.sum, summed=group.summed) if group else self._operations
+        operations = replace(self._operations, sum=group.sum, summed=group.summed) if group else self._alone
         like = torch.empty(0, dtype=self._config.dtype, device=self._config.device)
         pool_NS2KE = new_pool(spec, self._config.kv_shape, like)
         weights = partial(self._assembly.layer, unit, placed)
@@ -70,7 +74,12 @@ class ShardMaker:
     def _layers(self, makers: list[LayerMaker], streamer: Streamer | None) -> Layers:
         streamed = [unit.layer for unit in streamed_units(self._windows) if unit.layer is not None]
         if self._config.kernels == "cpu":
-            return on_host(makers, streamed, streamer)
+            return on_host(makers, streamed, streamer, self._pace)
         from potluck.worker.gpu.layers import on_gpu
 
         return on_gpu(makers, streamed, streamer, self._config)
+
+
+def alone(operations: Operations, pace: Pace | None) -> Operations:
+    """The operations of windows that no other node runs, at the pace of a described node."""
+    return operations if pace is None else counting(operations, pace)

@@ -28,8 +28,8 @@ class Streamed(Protocol):
     def nbytes(self) -> int:
         """Bytes it takes while it is in memory."""
 
-    def bring_in(self, going: Callable[[], bool]) -> None:
-        """Read it, as long as `going()`; raises OSError."""
+    def bring_in(self, going: Callable[[], bool], asked: float) -> None:
+        """Read it, as long as `going()`; there is room for it since `asked`, as time.monotonic. Raises OSError."""
 
     def drop(self) -> None:
         """Let go of it."""
@@ -109,6 +109,7 @@ class Streamer:
         self._changed = threading.Condition()
         self._error: OSError | None = None
         self._over = False
+        self._room_at = time.monotonic()
         self.stall_seconds = 0.0
         self.load_seconds = 0.0
         self.bytes_read = 0
@@ -140,6 +141,7 @@ class Streamer:
         finally:
             with self._changed:
                 self._cycle.done(index)
+                self._room_at = time.monotonic()
                 self._ready.intersection_update(self._cycle.held)
                 self._changed.notify_all()
 
@@ -167,7 +169,7 @@ class Streamer:
     def _bring_in(self, index: int) -> None:
         unit, begun = self._units[index], time.perf_counter()
         try:
-            unit.bring_in(lambda: not self._over and index in self._cycle.held)
+            unit.bring_in(lambda: not self._over and index in self._cycle.held, self._room_at)
         except OSError as error:
             with self._changed:
                 self._error = error

@@ -110,7 +110,7 @@ def test_one_that_chatters_on_is_not_held_up(program):
 
 
 def test_a_worker_gets_the_flags_it_was_launched_with(tmp_path):
-    emulate = json.dumps({"slow_down": 2.0})
+    emulate = json.dumps({"disk": 2e6})
     words = WorkerLaunch("attic", str(tmp_path), memory=1 << 30, threads=2, emulate=emulate, device="cpu").command()
     flags = dict(zip(words[3::2], words[4::2], strict=True))
     assert words[:3] == [sys.executable, "-m", "potluck.worker"]

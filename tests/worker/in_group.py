@@ -3,7 +3,6 @@
 Test modules reach it through the fixture `in_group`.
 """
 
-import contextlib
 import itertools
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -75,9 +74,7 @@ def group_class(pipeline):
             checkpoint = open_checkpoint(path)
             self.shards = []
             for place, cut in enumerate(cuts):
-                group = Group(
-                    plan, nodes[place], self.links[place].__getitem__, contextlib.nullcontext, self.totals[place]
-                )
+                group = Group(plan, nodes[place], self.links[place].__getitem__, self.totals[place])
                 shard = Shard(self.spec, self.windows(place, cut), config, {self.middle: group})
                 shard.load(kwargs["source"](Packer(self.spec, checkpoint), config))
                 self.shards.append(shard)

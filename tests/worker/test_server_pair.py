@@ -161,8 +161,9 @@ def test_a_stopped_worker_holds_nobody_up(processes, served, tmp_path, wire):
 
 @EITHER_WIRE
 def test_a_flood_is_held_up_not_stored(processes, served, tmp_path, wire):
-    # Thousands of times slower than this machine: the first step takes longer than the test.
-    with processes.running(processes.Worker("a", tmp_path, emulate={"slow_down": 1e5}, wire=wire)) as (worker,):
+    # The first step takes longer than the test.
+    slow = {"device": {"flops": 1e3, "memory_bandwidth": 1e3}}
+    with processes.running(processes.Worker("a", tmp_path, emulate=slow, wire=wire)) as (worker,):
         worker.load(served.whole(1, worker))
         resident = psutil.Process(worker.pid).memory_info().rss
         with processes.client(1, worker) as client:
@@ -184,7 +185,7 @@ def _step(epoch, number, run):
     [
         ("", [], "token is empty"),
         ("t", ["--listen", "nowhere"], "cannot listen at nowhere"),
-        ("t", ["--emulate", '{"slow_down": 0.5}'], "slow_down must be between 1"),
+        ("t", ["--emulate", '{"device": {"flops": 0, "memory_bandwidth": 1}}'], "must be more than 0"),
         ("t", ["--emulate", '{"links": {"b": [-1, 0]}}'], "0 or more"),
         ("t", ["--emulate", "[]"], "not of the form"),
     ],

@@ -67,7 +67,7 @@ class Fake:
     def __init__(self, number, log, seconds=0.0, error=None):
         self.unit, self.nbytes, self.log, self.seconds, self.error = Unit("layer", number), 10, log, seconds, error
 
-    def bring_in(self, going):
+    def bring_in(self, going, asked):
         self.log.append(("in", self.unit.layer))
         time.sleep(self.seconds)
         if self.error:
