@@ -258,6 +258,7 @@ class Deployment:
         if driver.overdue(self._serving.step_seconds):
             driver.fail(None, f"a step had no answer for {self._serving.step_seconds:.0f} s")
             return
+        self._look_at_spares(self._fleet, plan)
         statuses = self._required_callers().statuses(plan.nodes)
         for status in statuses:
             self.engine.steps.node_reported(status)
@@ -315,6 +316,15 @@ class Deployment:
     def _refresh_metrics(self) -> None:
         self.engine.metrics.set_accuracy(self._review.comparison, self._review.predicted)
 
+    def _look_at_spares(self, fleet: Fleet, plan: Plan) -> None:
+        """Tell of nodes without a stage whose worker has ended: nobody else would miss them before the next plan."""
+        spares = [node.name for node in fleet.nodes if node.name not in (*plan.nodes, *self.engine.dead)]
+        ended = self._fabric.exits() if spares else {}
+        for node in (node for node in spares if node in ended):
+            self.engine.mark_dead([*self.engine.dead, node])
+            if self._observer is not None:
+                self._observer.spare_lost(node, _ended(ended[node]))
+
     def _silent_seconds(self, plan: Plan) -> float:
         """A group ends within seconds of losing a member, whether its members wait for it or it is a stage before."""
         grouped = any(stage.is_group for stage in plan.routes[0].stages)
@@ -366,7 +376,7 @@ class Deployment:
         while suspect not in (ended := self._fabric.exits()) and suspect and time.monotonic() < deadline:
             # A dying process closes its connections some time before it is gone.
             time.sleep(0.05)
-        gone = {node: f"its worker ended (exit code {ended[node]})" for node in nodes if node in ended}
+        gone = {node: _ended(ended[node]) for node in nodes if node in ended}
         rest = [node for node in nodes if node not in gone]
         return gone | self._required_callers().silent(rest, self._epoch, _ALIVE_SECONDS)
 
@@ -379,6 +389,10 @@ class Deployment:
         if self._callers is None:
             raise DeploymentError("the deployment has not been started")
         return self._callers
+
+
+def _ended(code: int) -> str:
+    return f"its worker ended (exit code {code})"
 
 
 def _failure(node: NodeName | None) -> str:

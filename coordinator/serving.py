@@ -86,6 +86,9 @@ class Observer(Protocol):
     def lost(self, node: NodeName | None, reason: str) -> None:
         """A node was lost, or the epoch failed for another reason."""
 
+    def spare_lost(self, node: NodeName, reason: str) -> None:
+        """A node that held nothing was lost: serving goes on."""
+
     def refused(self, reason: str) -> None:
         """There is no plan any more; requests are refused with this reason."""
 

@@ -14,8 +14,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from potluck.deploy.console import byte_bars, show
+from potluck.deploy.given_plan import check_wish
 from potluck.deploy.tables import bytes_text
-from potluck.deploy.wish import Wish, check_wish, goal_of, wished_spec
+from potluck.deploy.wish import Wish, goal_of, wished_spec
 from potluck.kernels import packed
 from potluck.models.costs import Pass, bytes_moved
 from potluck.models.open import read_spec
@@ -84,10 +85,10 @@ def bench(found: ModelPath, wish: Wish, cache: Path, threads: int, rounds: int) 
             dtype=goal.dtype,
             backend=(packed.backend() if packed.available() else None) or "torch",
             threads=threads,
-            weight_bytes=shard.shard.weight_bytes,
+            weight_bytes=shard.shard.memory.weights,
             memory_bandwidth=bandwidth,
             anonymous_bytes=memory.rss - getattr(memory, "shared", 0),
-            kv_bytes=shard.shard.kv_bytes,
+            kv_bytes=shard.shard.memory.kv,
             figures=figures,
         )
     finally:
@@ -120,7 +121,7 @@ def _figures(shard: LoneShard, spec: ModelSpec, dtype: str, how: tuple[float, in
         prompts = [prompt_of(_PROMPT, spec.vocab, salt) for salt in range(batch)]
         seconds = statistics.median(shard.generate(prompts, _GENERATED)[1] for _ in range(rounds)) / _GENERATED
         context = _PROMPT + _GENERATED // 2
-        kv = spec.kv_width() * shard.shard.kv_itemsize * context * len(spec.layers)
+        kv = spec.kv_width() * shard.shard.memory.config.dtype.itemsize * context * len(spec.layers)
         moved = _moved(spec, dtype, Pass(1, 1, context)) + (batch - 1) * kv
         share = moved / seconds / bandwidth
         yield Figure(f"tg {_GENERATED}", batch, batch / seconds, seconds * 1e3, moved / batch, share)

@@ -60,7 +60,7 @@ def serve(
     remeasure_after: flags.RemeasureAfter = 5,
     fewest: flags.Fewest = False,
     streaming: flags.Streaming = True,
-    spread: flags.Spread = flags.SpreadName.ALL,
+    spread: flags.Spread = None,
     share: flags.Share = None,
     without: flags.Without = None,
     threads: flags.Threads = 0,
@@ -78,13 +78,14 @@ def serve(
     from potluck.coordinator.api.security import default_hosts
     from potluck.deploy.prepare import Where
     from potluck.deploy.serve import Address, serve
-    from potluck.deploy.wish import Wish
+    from potluck.deploy.wish import Wish, spread_of
 
     out = tuple(without or ())
     wish = Wish(
         *(dtype, rounds, context, kv_tokens, fewest, out, max_rows, step_seconds, wire.value, quantize, streaming)
     )
-    wish = replace(wish, spread=spread.value, share=tuple(share or ()), remeasure_after=remeasure_after)
+    wish = replace(wish, spread=spread_of(spread.value if spread else None, fewest, "all"), share=tuple(share or ()))
+    wish = replace(wish, remeasure_after=remeasure_after)
     where = Where(fleet, address, local, _cache(cache), offline, threads)
     prepared = _prepare(model, where, wish, plan)
     hosts = (*default_hosts(host), *(allowed_host or ()))
@@ -126,7 +127,7 @@ def run(
     context: flags.Context = None,
     fewest: flags.Fewest = False,
     streaming: flags.Streaming = True,
-    spread: flags.Spread = flags.SpreadName.ALL,
+    spread: flags.Spread = None,
     share: flags.Share = None,
     without: flags.Without = None,
     threads: flags.Threads = 0,
@@ -138,12 +139,12 @@ def run(
     """One answer, streamed to the terminal, no server."""
     from potluck.deploy.prepare import Where
     from potluck.deploy.run import Ask, run
-    from potluck.deploy.wish import Wish
+    from potluck.deploy.wish import Wish, spread_of
 
     text = sys.stdin.read() if prompt == "-" else prompt
     out = tuple(without or ())
     wish = Wish(dtype, rounds, context, None, fewest, out, quantize=quantize, streaming=streaming)
-    wish = replace(wish, spread=spread.value, share=tuple(share or ()))
+    wish = replace(wish, spread=spread_of(spread.value if spread else None, fewest, "all"), share=tuple(share or ()))
     prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
     raise typer.Exit(run(prepared.with_template(chat_template), Ask(text, max_tokens, temperature, seed, raw), as_json))
 
@@ -167,7 +168,7 @@ def plan(
     kv_tokens: flags.KvTokens = None,
     fewest: flags.Fewest = False,
     streaming: flags.Streaming = True,
-    spread: flags.Spread = flags.SpreadName.BEST,
+    spread: flags.Spread = None,
     share: flags.Share = None,
     solver: flags.Solver = flags.SolverName.EXACT,
     without: flags.Without = None,
@@ -185,13 +186,16 @@ def plan(
     from potluck.deploy.console import describing
     from potluck.deploy.planning import Output, show_plan
     from potluck.deploy.prepare import Where
-    from potluck.deploy.wish import Wish
+    from potluck.deploy.wish import Wish, spread_of
     from potluck.planner.what_if import Changes
 
     where = Where(fleet, address, local, _cache(cache), offline, threads)
     out = tuple(without or ())
     wish = Wish(dtype, rounds, context, kv_tokens, fewest, out, quantize=quantize, streaming=streaming, prompt=prompt)
-    wish = replace(wish, batch=batch, spread=spread.value, share=tuple(share or ()), solver=solver.value)
+    wish = replace(
+        wish, batch=batch, spread=spread_of(spread.value if spread else None, fewest, "best"), share=tuple(share or ())
+    )
+    wish = replace(wish, solver=solver.value)
     changes = Changes(tuple(add or ()), tuple(remove or ()), tuple(link or ()))
     described = describing(model, where.cache, offline)
     show_plan(described, where, wish, changes, Output(plan_file, save, html, as_json))

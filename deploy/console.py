@@ -32,6 +32,11 @@ def hint(text: str) -> None:
     ERR.print(text, style="dim", highlight=False, soft_wrap=True)
 
 
+def warn(message: str) -> None:
+    """One line about what was taken otherwise than it was written."""
+    ERR.print(f"[yellow]warning[/yellow]: {_escape(message)}", highlight=False, soft_wrap=True)
+
+
 def complain(message: str) -> None:
     """One line that says what is wrong and what to do."""
     ERR.print(f"[bold red]error[/bold red]: {_escape(' '.join(message.split()))}", highlight=False, soft_wrap=True)

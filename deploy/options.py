@@ -211,14 +211,15 @@ Threads = Annotated[
 ]
 Fewest = Annotated[
     bool,
-    typer.Option("--fewest", help="Use as few nodes as can hold the model, not all.", rich_help_panel=_PLACING),
+    typer.Option("--fewest", help="Use as few nodes as can hold the model: --spread fewest.", rich_help_panel=_PLACING),
 ]
 Spread = Annotated[
-    SpreadName,
+    SpreadName | None,
     typer.Option(
         "--spread",
         help="best leaves out the nodes that would not help, all gives everybody a layer, fewest takes as few as hold "
-        "the model.",
+        "the model. Default: all for serve and run, best for plan.",
+        show_default=False,
         rich_help_panel=_PLACING,
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from potluck.deploy.answer import Answer, answer_of
 from potluck.deploy.console import show
 from potluck.deploy.explanation import explained
 from potluck.deploy.fleet_files import read_catalogue, read_fleet
+from potluck.deploy.given_plan import check_wish, read_plan
 from potluck.deploy.measured import measured_fleet
 from potluck.deploy.page import page
 from potluck.deploy.plan_data import answer_report
 from potluck.deploy.prepare import Where
 from potluck.deploy.remedies import solved
-from potluck.deploy.wish import Wish, check_wish, goal_of, read_plan, wished_spec
+from potluck.deploy.wish import Wish, goal_of, wished_spec
 from potluck.models.described import Described
 from potluck.planner.fleet import Fleet
 from potluck.planner.plan_file import plan_to_data
@@ -40,6 +42,8 @@ def show_plan(model: Described, where: Where, wish: Wish, changes: Changes, outp
     Raises:
         DoesNotFit, PlanError, FleetFileError, FieldError, OSError: one line each.
     """
+    _check_file("--save", output.save)
+    _check_file("--html", output.html)
     answer = _answer(model, where, wish, changes, output)
     show(explained(answer), answer_report(answer), output.as_json)
     if output.save:
@@ -48,9 +52,26 @@ def show_plan(model: Described, where: Where, wish: Wish, changes: Changes, outp
         output.html.write_text(page(answer), "utf-8")
 
 
+def _check_file(option: str, path: Path | None) -> None:
+    """Before anything is worked out that could not be written.
+
+    Raises:
+        ValueError: there is no such folder, it is not to be written to, or the path is one.
+    """
+    if path is None:
+        return
+    folder = path.expanduser().parent
+    if path.is_dir():
+        raise ValueError(f"{option} {path}: this is a folder; name a file in it")
+    if not folder.is_dir():
+        raise ValueError(f"{option} {path}: there is no folder {folder}; make it, or name another file")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise ValueError(f"{option} {path}: it may not be written; name another file")
+
+
 def _answer(model: Described, where: Where, wish: Wish, changes: Changes, output: Output) -> Answer:
     spec = wished_spec(model.spec, wish)
-    given = read_plan(output.plan, spec) if output.plan else None
+    given = read_plan(output.plan, spec, model.name, where.cache) if output.plan else None
     check_wish(spec, wish, given)
     goal = goal_of(spec, model.name, wish)
     fleet = changed(_fleet(where, goal.dtype), changes, read_catalogue())

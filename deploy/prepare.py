@@ -11,8 +11,9 @@ from potluck.coordinator.measurements import Measurements
 from potluck.coordinator.ray_fabric import RayFabric
 from potluck.deploy.emulate import Emulation, emulate, time_scale
 from potluck.deploy.fleet_files import read_fleet
+from potluck.deploy.given_plan import check_wish, read_plan
 from potluck.deploy.machine import measure_machine
-from potluck.deploy.wish import Wish, check_wish, context_of, goal_of, read_plan, wished_spec
+from potluck.deploy.wish import Wish, context_of, goal_of, wished_spec
 from potluck.models.open import open_checkpoint, read_spec
 from potluck.models.source import ModelPath
 from potluck.models.spec import ModelSpec
@@ -129,7 +130,7 @@ def prepare(found: ModelPath, where: Where, wish: Wish, plan_file: Path | None) 
     files = model_files(found)
     files = replace(files, spec=replace(wished_spec(files.spec, wish), name=found.name))
     goal, context = goal_of(files.spec, found.name, wish), context_of(files.spec, wish)
-    plan = read_plan(plan_file, files.spec) if plan_file else None
+    plan = read_plan(plan_file, files.spec, found.name, where.cache) if plan_file else None
     check_wish(files.spec, wish, plan)
     if plan:
         goal = replace(goal, dtype=plan.dtype, kv_tokens=plan.kv_tokens)

@@ -84,6 +84,11 @@ class TerminalProgress:
         what = f"node [bold]{node}[/bold] failed" if node else "the fleet failed"
         self._console.print(f"[yellow]{what}[/yellow]: {Text(reason).plain}; planning anew", highlight=False)
 
+    def spare_lost(self, node: NodeName, reason: str) -> None:
+        """Say that a node is missing for the next plan; it stays on the screen."""
+        told = f"node [bold]{node}[/bold] is gone[/yellow]: {Text(reason).plain}; it held nothing, serving goes on"
+        self._console.print(f"[yellow]{told}", highlight=False)
+
     def refused(self, reason: str) -> None:
         """Say that nothing can be served any more."""
         self.close()
@@ -151,6 +156,10 @@ class JsonProgress:
     def lost(self, node: NodeName | None, reason: str) -> None:
         """See Observer."""
         self.say("lost", node=node, reason=reason)
+
+    def spare_lost(self, node: NodeName, reason: str) -> None:
+        """See Observer."""
+        self.say("spare_lost", node=node, reason=reason)
 
     def refused(self, reason: str) -> None:
         """See Observer."""

@@ -34,7 +34,7 @@ def plan_table(plan: Plan, fleet: Fleet) -> Table:
             held.get(node.name, "[dim]nothing[/dim]"),
             bytes_text(weights),
             bytes_text(kv),
-            _of_memory(weights + kv, node.device.memory),
+            f"{_held(plan, node.name) / node.device.memory:.0%} of {bytes_text(node.device.memory)}",
             plan.reasons.get(node.name, ""),
         )
     table.caption = "* requests arrive here"
@@ -42,15 +42,16 @@ def plan_table(plan: Plan, fleet: Fleet) -> Table:
     return table
 
 
-def _of_memory(nbytes: int, memory: int) -> str:
-    # Of what comes and goes from disk only a window is in memory.
-    return f"{min(1.0, nbytes / memory):.0%} of {bytes_text(memory)}"
-
-
 def _bytes(plan: Plan, node: NodeName) -> tuple[int, int]:
     if plan.prediction is None:
         return 0, 0
     return plan.prediction.weight_bytes.get(node, 0), plan.prediction.kv_bytes.get(node, 0)
+
+
+def _held(plan: Plan, node: NodeName) -> int:
+    """Bytes in a node's memory: of what comes and goes from disk only a window. Older plan files do not say."""
+    held = plan.prediction.memory_bytes if plan.prediction else {}
+    return held.get(node, sum(_bytes(plan, node)))
 
 
 def _plan_title(plan: Plan) -> str:

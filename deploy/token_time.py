@@ -13,6 +13,7 @@ from potluck.deploy.answer import Answer
 from potluck.planner.fleet import NodeName
 from potluck.planner.predict import hop_seconds
 from potluck.planner.prediction import KINDS, Times
+from potluck.planner.transfers import receivers
 
 # In which order a stage spends them: a hop arrives, its layers come from disk, then they are computed and summed.
 _ORDER = ("software", "transfer", "disk", "wait", "memory", "compute", "sums")
@@ -61,11 +62,18 @@ def _lengths(answer: Answer) -> Iterator[Span]:
             # The breakdown counts the way back to the last stage.
             times = replace(times, transfer=max(0.0, times.transfer - back))
         for work in _ORDER:
-            source = before if work == "transfer" else node
-            yield Span(work, source, node, number, 0.0, getattr(times, work))
+            source, to = (before, _farthest(answer, before, number)) if work == "transfer" else (node, node)
+            yield Span(work, source, to, number, 0.0, getattr(times, work))
         before = node
     yield Span("transfer", last, engine, len(answer.stages), 0.0, back)
     yield Span("wait", last, last, len(answer.stages), 0.0, _other_steps(answer.decode.total, answer.decode.stages))
+
+
+def _farthest(answer: Answer, source: NodeName, number: int) -> NodeName:
+    """Of the nodes that the rows of a stage are sent to, the one that has them last; its lead where all have them."""
+    stage, fleet = answer.stages[number], answer.fleet
+    sent = receivers(answer.stages[number - 1], stage) if number else stage.nodes
+    return max(sent, key=lambda node: hop_seconds(fleet.link(source, node), 0), default=stage.nodes[0])
 
 
 def _other_steps(total: Times, stages: tuple[Times, ...]) -> float:

@@ -1,10 +1,9 @@
-"""What the command line asks for about placement, and the goal that makes of it. Checked against model and plan."""
+"""What the command line asks for about placement, checked against the model, and the goal that makes of it."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from potluck.coordinator.serving import Wire
 from potluck.deploy.machine import can_multiply_quantized
@@ -12,11 +11,6 @@ from potluck.models.quantize import with_quantization
 from potluck.models.spec import ModelSpec
 from potluck.planner.fleet import NodeName
 from potluck.planner.goal import Goal, Solver, Spread
-from potluck.planner.memory import streams
-from potluck.planner.plan import Plan
-from potluck.planner.plan_file import plan_from_data
-from potluck.planner.validate import PlanError
-from potluck.planner.yaml_text import read_yaml
 from potluck.worker.hardware import native_dtype
 
 _CONTEXT = 8192
@@ -71,40 +65,15 @@ def wished_spec(spec: ModelSpec, wish: Wish) -> ModelSpec:
     return with_quantization(spec, wish.quantize)
 
 
-def check_wish(spec: ModelSpec, wish: Wish, plan: Plan | None) -> None:
-    """Refuse wishes that the model or a plan made by hand would silently override.
+def spread_of(spread: Spread | None, fewest: bool, default: Spread) -> Spread:
+    """Who takes part, from the two options that say so.
 
     Raises:
-        ValueError: no weight of the model has few bits, but the compute type is made for those.
-        PlanError: the plan says otherwise.
+        ValueError: they contradict each other.
     """
-    dtype = plan.dtype if plan else wish.dtype
-    if dtype in ("quantized", "weight-only") and not spec.encodings:
-        raise ValueError(
-            f"{spec.name} has no weights of 4 to 8 bits for dtype {dtype}; add --quantize int4 or take bfloat16"
-        )
-    if plan is None:
-        return
-    if wish.dtype not in ("auto", plan.dtype):
-        raise PlanError(
-            f"the plan says dtype {plan.dtype}, --dtype says {wish.dtype}; leave one out or change the plan"
-        )
-    if wish.quantize != "none" and plan.dtype not in ("quantized", "weight-only"):
-        raise PlanError(f"the plan says dtype {plan.dtype}, which keeps no {wish.quantize}; change it to quantized")
-    if not wish.streaming and streams(plan):
-        raise PlanError("the plan streams layers from disk; leave out --no-streaming or change the plan")
-    _check_placement(wish)
-
-
-def _check_placement(wish: Wish) -> None:
-    asked = {
-        "--without": bool(wish.without),
-        "--share": bool(wish.share),
-        "--rounds": wish.rounds != 1,
-        "--fewest": wish.fewest,
-    }
-    for option in (option for option, given in asked.items() if given):
-        raise PlanError(f"--plan says who holds what, so {option} would change nothing; leave one of them out")
+    if fewest and spread not in (None, "fewest"):
+        raise ValueError(f"--fewest is --spread fewest, but --spread says {spread}; leave one out")
+    return "fewest" if fewest else spread or default
 
 
 def auto_dtype(spec: ModelSpec) -> str:
@@ -126,7 +95,7 @@ def goal_of(spec: ModelSpec, name: str, wish: Wish) -> Goal:
         dtype=_dtype(spec, wish),
         kv_tokens=_kv_tokens(wish, context, prompt),
         rounds=wish.rounds,
-        spread="fewest" if wish.fewest else wish.spread,
+        spread=wish.spread,
         shares=shares_of(wish.share),
         solver=wish.solver,
         batch=wish.batch,
@@ -136,6 +105,7 @@ def goal_of(spec: ModelSpec, name: str, wish: Wish) -> Goal:
         streaming=wish.streaming,
         prompt=prompt,
         context=min(context, prompt + _ANSWER // 2),
+        grouping=wish.wire == "tcp",
     )
 
 
@@ -172,17 +142,3 @@ def _dtype(spec: ModelSpec, wish: Wish) -> str:
     if wish.dtype != "auto":
         return wish.dtype
     return "quantized" if wish.quantize != "none" else auto_dtype(spec)
-
-
-def read_plan(path: Path, spec: ModelSpec) -> Plan:
-    """The plan in a YAML file.
-
-    Raises:
-        PlanError: it cannot be read, or it is no plan for this model.
-    """
-    try:
-        return plan_from_data(read_yaml(path.read_text("utf-8")), spec)
-    except OSError as error:
-        raise PlanError(f"plan {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise PlanError(f"plan {path}: {error}") from None

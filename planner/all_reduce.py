@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 AUTO = "auto"
+MOST_PIECES = 64  # each has a message of its own in every sum; steps have few rows to share among more
 
 
 class Algorithm(StrEnum):

@@ -34,6 +34,7 @@ class Goal:
         chunk: most rows of a step; longer prompts are computed in chunks.
         batch: requests that decode at once when the time per token is predicted.
         software: what software adds to every step, stage, frame and sum.
+        grouping: whether nodes may run stages together.
         streaming: whether layers that no memory has room for may be read from disk for every step.
         aim: `latency` is the time per token of one user who has the fleet to himself; `throughput` the time between
             tokens with a step in flight for every node; `balanced` the sum of both.
@@ -58,6 +59,7 @@ class Goal:
     shares: Mapping[NodeName, float] = field(default_factory=dict)
     batch: int = 1
     software: Software = MEASURED
+    grouping: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what no plan could meet.

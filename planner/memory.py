@@ -41,6 +41,10 @@ class NodeBytes:
         """What the node must have free, with the overhead of a worker."""
         return self.weights - self.streamed + self.window + self.kv + NODE_OVERHEAD
 
+    def held(self, memory: int) -> int:
+        """Bytes of weights and KV that a node of so much memory has in it at once."""
+        return self.weights - self.streamed + self.kv + (self.stream_budget(memory) if self.streamed else 0)
+
     def stream_budget(self, memory: int) -> int:
         """Bytes for streamed weights that a node of so much memory has beside everything else."""
         return max(self.window, min(self.most, memory - (self.total - self.window)))

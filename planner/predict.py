@@ -51,6 +51,7 @@ def predict(plan: Plan, fleet: Fleet, spec: ModelSpec, goal: Goal) -> Prediction
         bottleneck=first.bottleneck(decode),
         prefill=prefill,
         decode=decode,
+        memory_bytes={node: size.held(fleet.node(node).device.memory) for node, size in sizes.items()},
     )
 
 

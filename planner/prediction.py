@@ -69,6 +69,8 @@ class Prediction:
         time_to_first_token: seconds from a request's arrival, `Goal.prompt` tokens long, at an idle fleet.
         time_per_token: seconds between tokens of one request while `Goal.batch` of them decode, `Goal.context` long.
         weight_bytes, kv_bytes: per node.
+        memory_bytes: per node, of both what is in its memory at once, with all that streaming may take; empty where a
+            plan file did not say.
         tokens_per_second: of all serving routes together, with every step in flight and at least `Goal.batch` requests
             on each route; 0 where not predicted.
         bottleneck: what a token spends most of its time on: `node a`, `disk of a`, `link a -> b` or `sums of a, b`;
@@ -84,3 +86,4 @@ class Prediction:
     bottleneck: str = ""
     prefill: Breakdown | None = None
     decode: Breakdown | None = None
+    memory_bytes: Mapping[NodeName, int] = field(default_factory=dict)

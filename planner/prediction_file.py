@@ -9,7 +9,7 @@ from potluck.planner.fleet import NodeName
 from potluck.planner.prediction import KINDS, Breakdown, Prediction, Times
 
 _REQUIRED = ("time_to_first_token", "time_per_token", "weight_bytes", "kv_bytes")
-_KNOWN = (*_REQUIRED, "tokens_per_second", "bottleneck", "prefill", "decode")
+_KNOWN = (*_REQUIRED, "tokens_per_second", "bottleneck", "prefill", "decode", "memory_bytes")
 
 
 def prediction_from(value: object) -> Prediction:
@@ -28,6 +28,7 @@ def prediction_from(value: object) -> Prediction:
         bottleneck=_name(data.get("bottleneck", "")),
         prefill=_breakdown(data.get("prefill"), "predicted: prefill"),
         decode=_breakdown(data.get("decode"), "predicted: decode"),
+        memory_bytes=_bytes_by_node(data.get("memory_bytes", {}), "predicted: memory_bytes"),
     )
 
 
@@ -41,6 +42,8 @@ def prediction_to_data(prediction: Prediction) -> dict[str, object]:
         "weight_bytes": {str(node): size for node, size in prediction.weight_bytes.items()},
         "kv_bytes": {str(node): size for node, size in prediction.kv_bytes.items()},
     }
+    if prediction.memory_bytes:
+        data["memory_bytes"] = {str(node): size for node, size in prediction.memory_bytes.items()}
     for name, breakdown in (("prefill", prediction.prefill), ("decode", prediction.decode)):
         if breakdown is not None:
             data[name] = breakdown_to_data(breakdown)

@@ -36,7 +36,8 @@ def groups(problem: Problem, limit: float) -> Search:
 
 def _promising(problem: Problem) -> list[Place]:
     """Groups that take less time for a layer than their quickest member alone, the quickest first."""
-    if problem.request.goal.rounds > 1 or problem.request.goal.spread != "best":
+    goal = problem.request.goal
+    if goal.rounds > 1 or goal.spread != "best" or not goal.grouping:
         return []
     places = Places(problem.fleet, problem.request)
     alone = [place for place in problem.places if place.room() > 0]

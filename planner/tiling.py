@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise, product
+from math import ceil, floor
 
 from potluck.models.spec import ModelSpec, PartKind
 from potluck.planner.axes import axis_length, axis_name, axis_range
+from potluck.planner.fleet import NodeName
 from potluck.planner.plan import Share
 
 Interval = tuple[Fraction, Fraction]
@@ -37,9 +40,10 @@ def check_group(shares: Sequence[Share], kind: PartKind, spec: ModelSpec, place:
     alone = [(axis, (Fraction(0), Fraction(1))) for axis, _ in rectangles]
     if not tiles(rectangles) and (kind is PartKind.ATTENTION or not tiles(alone)):
         axis = axis_name(kind, shares)
+        wrong = next(_untiled(rectangles, nodes, _count(spec, axis), axis))
         raise PlanError(
-            f"{place}: the shares do not tile {axis} 0-{_count(spec, axis) - 1} and the sequence: every piece must be "
-            f"in exactly one share"
+            f"{place}: the shares do not tile {axis} 0-{_count(spec, axis) - 1} and the sequence: {wrong}; every piece "
+            f"must be in exactly one share"
         )
 
 
@@ -47,7 +51,30 @@ def tiles(rectangles: Sequence[Rectangle]) -> bool:
     """Whether rectangles cover the unit square exactly once."""
     area = sum(_length(across) * _length(along) for across, along in rectangles)
     pairs = ((one, two) for index, one in enumerate(rectangles) for two in rectangles[:index])
-    return area == 1 and not any(_overlap(one[0], two[0]) and _overlap(one[1], two[1]) for one, two in pairs)
+    return area == 1 and not any(_meet(one, two) for one, two in pairs)
+
+
+def _untiled(rectangles: Sequence[Rectangle], nodes: Sequence[NodeName], count: int, axis: str) -> Iterator[str]:
+    """The pieces that are in no share, or in two: `ffn_columns 32-63 are in no share`."""
+    across, along = (_cells([rectangle[side] for rectangle in rectangles]) for side in (0, 1))
+    for column, row in product(across, along):
+        held = [node for node, piece in zip(nodes, rectangles, strict=True) if _meet(piece, (column, row))]
+        if len(held) != 1:
+            where = f" of positions {row[0]} to {row[1]}" if len(along) > 1 else ""
+            holders = f"those of {held[0]!r} and {held[1]!r}" if held else "no share"
+            yield f"{axis} {_units(column, count)}{where} are in {holders}"
+
+
+def _cells(intervals: Sequence[Interval]) -> list[Interval]:
+    """Where intervals begin and end, the unit interval is cut."""
+    ends = {Fraction(0), Fraction(1), *(end for interval in intervals for end in interval)}
+    return list(pairwise(sorted(ends)))
+
+
+def _units(interval: Interval, count: int) -> str:
+    """The numbers that lie in an interval of `count`, which may cut through the outer ones: `4-7`."""
+    first, last = floor(interval[0] * count), ceil(interval[1] * count) - 1
+    return str(first) if first == last else f"{first}-{last}"
 
 
 def _interval(share: Share, kind: PartKind, spec: ModelSpec, place: str) -> Interval:
@@ -70,6 +97,10 @@ def _count(spec: ModelSpec, axis: str) -> int:
 
 def _length(interval: Interval) -> Fraction:
     return interval[1] - interval[0]
+
+
+def _meet(one: Rectangle, two: Rectangle) -> bool:
+    return _overlap(one[0], two[0]) and _overlap(one[1], two[1])
 
 
 def _overlap(one: Interval, two: Interval) -> bool:

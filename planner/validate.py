@@ -6,8 +6,8 @@ from itertools import zip_longest
 
 from potluck.models.sizes import ITEMSIZE
 from potluck.models.spec import ModelSpec, Part
-from potluck.planner.all_reduce import AllReduce, Wire
-from potluck.planner.fields import suggestion
+from potluck.planner.all_reduce import MOST_PIECES, AllReduce, Wire
+from potluck.planner.fields import shown, suggestion
 from potluck.planner.fit import size_text
 from potluck.planner.fleet import Fleet
 from potluck.planner.memory import NODE_OVERHEAD, node_bytes
@@ -91,20 +91,29 @@ def _check_groups(route: Route, spec: ModelSpec, place: str) -> None:
         for kind in sorted(kinds):
             check_group(stage.group(kind), kind, spec, f"{place}stage {number}, {kind.value}")
         for share in stage.shares:
-            _check_window(share, f"{place}stage {number}")
+            _check_window(share, spec, f"{place}stage {number}")
         _check_all_reduce(stage.all_reduce, spec, f"{place}stage {number}")
 
 
-def _check_window(share: Share, place: str) -> None:
+def _check_window(share: Share, spec: ModelSpec, place: str) -> None:
     if share.window is None:
         return
     if share.residency is not Residency.STREAMED:
         raise PlanError(f"{place}: node {share.node!r} has a window; it needs residency streamed, or no window")
     if share.window < 1:
         raise PlanError(f"{place}: node {share.node!r} has a window of {share.window} layers; it needs at least 1")
+    if share.window > (layers := len(spec.layers)):
+        raise PlanError(
+            f"{place}: node {share.node!r} has a window of {shown(share.window)} layers, but model {spec.name!r} has "
+            f"{layers}; name at most {layers}, or leave out window"
+        )
 
 
 def _check_all_reduce(asked: AllReduce, spec: ModelSpec, place: str) -> None:
+    if asked.pieces is not None and not 1 <= asked.pieces <= MOST_PIECES:
+        raise PlanError(
+            f"{place}: a sum in {shown(asked.pieces)} pieces; possible are 1 to {MOST_PIECES}, and 4 suit most links"
+        )
     if asked.wire is not Wire.INT8_FEEDBACK:
         return
     if spec.post_norms:

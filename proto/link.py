@@ -15,6 +15,7 @@ import grpc
 from potluck.proto.frames import Frame
 from potluck.proto.shaper import Shape
 from potluck.proto.stream import StreamHead, StreamRole
+from potluck.proto.tls import Tls
 
 # Parts of up to 1 MiB. The coordinator keeps fewer steps in flight, so that a full queue means a slow link.
 CAPACITY = 64
@@ -25,7 +26,7 @@ class LinkTarget:
     """Where a link leads, and as whom: `source` and `node` are the two nodes' names.
 
     `data_port` is where the worker takes frames over plain TCP, on the host of `address`; 0: only over gRPC.
-    `agreement` as in StreamHead.
+    `agreement` as in StreamHead. `tls`: what to show there, and whom to believe; None without TLS.
     """
 
     source: str
@@ -37,6 +38,7 @@ class LinkTarget:
     shape: Shape = field(default_factory=Shape)
     data_port: int = 0
     agreement: str = ""
+    tls: Tls | None = None
 
     @property
     def head(self) -> StreamHead:

@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from potluck.proto.connection import Socket
 from potluck.proto.link import LinkCounts, Tally
 from potluck.proto.shaper import Clock, DelayLine, Shape, WallClock
-from potluck.proto.socket_calls import CALLS, Buffer
+from potluck.proto.socket_calls import CALLS, Buffer, calls_on
 
 _HEADER = struct.Struct("<4sQIQd")
 _SIZE = _HEADER.size
@@ -47,9 +48,7 @@ class MemberError(Exception):
 class MemberLink:
     """A socket to one other member. Called from one thread, but for `close`."""
 
-    def __init__(
-        self, node: str, sock: socket.socket, shape: Shape, doubt: Callable[[], None], clock: Clock = _WALL
-    ) -> None:
+    def __init__(self, node: str, sock: Socket, shape: Shape, doubt: Callable[[], None], clock: Clock = _WALL) -> None:
         """`doubt` is called whenever nothing came for a second, and raises MemberError if the other member is gone.
 
         An emulated link (`shape`) holds a message back at the receiver until it would have arrived; all emulated nodes
@@ -58,6 +57,7 @@ class MemberLink:
         sock.setblocking(False)
         self.node, self.doubt, self.clock = node, doubt, clock
         self.closed = threading.Event()
+        self._calls = calls_on(sock)
         self._socket, self._line, self._shaped = sock, DelayLine(shape), not shape.is_off
         self._tally = Tally()
         self._sent_head, self._sent_body, self._sent, self._out = bytearray(_SIZE), memoryview(b""), 0, _SIZE
@@ -108,7 +108,7 @@ class MemberLink:
     def push(self) -> None:
         """Send what the kernel takes."""
         try:
-            self._out = CALLS.send(self.fileno(), self._sent_head, self._sent_body, self._out, 0)
+            self._out = self._calls.send(self.fileno(), self._sent_head, self._sent_body, self._out, 0)
         except OSError as error:
             raise self._broken(error.strerror or str(error)) from None
 
@@ -124,7 +124,7 @@ class MemberLink:
         """
         had, begun = self._in, time.perf_counter()
         try:
-            self._in = CALLS.receive(self.fileno(), self._head, self._body, had, (patience_ms, self._spin))
+            self._in = self._calls.receive(self.fileno(), self._head, self._body, had, (patience_ms, self._spin))
         except OSError as error:
             raise self._broken(error.strerror or str(error)) from None
         if self._in < 0:
@@ -163,10 +163,10 @@ class MemberLink:
 
     def close(self) -> None:
         """End the link; whoever waits for it is told."""
-        self.closed.set()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        self.closed.set()
 
 
 class Outgoing(NamedTuple):

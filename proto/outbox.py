@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from potluck.proto.connection import Socket
 from potluck.proto.frames import Frame, pack_parts
 from potluck.proto.link import CAPACITY, LinkError, Tally
 from potluck.proto.shaper import DelayLine, Shape, sleep_precisely, wait_until
@@ -35,7 +36,7 @@ class Outbox:
         self.tally = Tally()
         self._line, self._shaped = DelayLine(shape), not shape.is_off
         self._byte_seconds = 1.0 / shape.bandwidth if shape.bandwidth else 0.0
-        self._socket: socket.socket | None = None
+        self._socket: Socket | None = None
         self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(CAPACITY)
         self._sending = threading.Lock()
@@ -44,7 +45,7 @@ class Outbox:
         self._over = ""
         self._thread: threading.Thread | None = None
 
-    def open(self, sock: socket.socket) -> None:
+    def open(self, sock: Socket) -> None:
         """Send through this socket from now on."""
         self._socket = sock
         thread = threading.Thread(target=self._work, args=(sock,), name="outbox", daemon=True)
@@ -102,7 +103,7 @@ class Outbox:
         self._queue.put(_Queued(due, buffers))
         return time.monotonic() - begun
 
-    def _send_now(self, sock: socket.socket, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
+    def _send_now(self, sock: Socket, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
         """What the kernel would not take without waiting."""
         try:
             sent = sock.sendmsg(buffers, [], socket.MSG_DONTWAIT)
@@ -113,7 +114,7 @@ class Outbox:
             raise LinkError(self._over) from None
         return _after(buffers, sent)
 
-    def _work(self, sock: socket.socket) -> None:
+    def _work(self, sock: Socket) -> None:
         if self._shaped:
             sleep_precisely()
         while (item := self._queue.get()) is not None:
@@ -128,7 +129,7 @@ class Outbox:
                 self._waiting -= 1
             self._room.release()
 
-    def _pass(self, sock: socket.socket, item: _Queued) -> None:
+    def _pass(self, sock: Socket, item: _Queued) -> None:
         """Bytes leave when an emulated link would have brought them, so that the receiver reads while they come."""
         pieces = [piece for buffer in item.buffers for piece in _cut(buffer)] if self._byte_seconds else item.buffers
         left = sum(map(len, pieces))
@@ -138,7 +139,7 @@ class Outbox:
                 wait_until(item.due - left * self._byte_seconds)
             sock.sendall(piece)
 
-    def _break(self, sock: socket.socket, error: OSError) -> None:
+    def _break(self, sock: Socket, error: OSError) -> None:
         if not self._over:
             self._over = f"is broken ({error.strerror or error})"
             self._queue.put(None)

@@ -10,12 +10,15 @@ from typing import Protocol
 
 import numpy as np
 
+from potluck.proto.connection import Buffer, Socket
+from potluck.proto.tls_socket import TlsSocket
+
 try:
     from potluck.proto import _link as _loaded  # type: ignore[attr-defined]
 except ImportError:
     _loaded = None
 
-Buffer = bytes | bytearray | memoryview
+__all__ = ["CALLS", "PYTHON", "Buffer", "PythonCalls", "SocketCalls", "calls_on"]
 
 
 class SocketCalls(Protocol):
@@ -70,6 +73,37 @@ class PythonCalls:
         return done
 
 
+class TlsCalls(PythonCalls):
+    """Over TLS, which has no part of it in a descriptor: the connection's own calls. One per connection."""
+
+    def __init__(self, sock: TlsSocket) -> None:
+        self._socket = sock
+
+    def send(self, fd: int, head: Buffer, body: Buffer, done: int, timeout_ms: int) -> int:
+        """See `SocketCalls`."""
+        while pieces := _rest(head, body, done):
+            try:
+                done += self._socket.send_now(pieces[0])
+            except BlockingIOError:
+                if not _waits(fd, select.POLLOUT, timeout_ms):
+                    break
+        return done
+
+    def receive(self, fd: int, head: Buffer, body: Buffer, done: int, wait: tuple[int, int]) -> int:
+        """See `SocketCalls`; never spins."""
+        while pieces := _rest(head, body, done):
+            try:
+                count = self._socket.receive_now(pieces[0])
+            except BlockingIOError:
+                if not _waits(fd, select.POLLIN, wait[0]):
+                    break
+                continue
+            if not count:
+                return -1
+            done += count
+        return done
+
+
 class _borrowed:
     """A socket object over a descriptor that stays open."""
 
@@ -100,3 +134,8 @@ def _waits(fd: int, event: int, timeout_ms: int) -> bool:
 PYTHON: SocketCalls = PythonCalls()
 _module: ModuleType | None = _loaded
 CALLS: SocketCalls = PYTHON if _module is None else _module
+
+
+def calls_on(sock: Socket) -> SocketCalls:
+    """The calls for messages over a connection."""
+    return TlsCalls(sock) if isinstance(sock, TlsSocket) else CALLS

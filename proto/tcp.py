@@ -17,9 +17,11 @@ import struct
 import grpc
 
 from potluck.proto.codec import MAX_PACKED, Reader, pack
+from potluck.proto.connection import Socket
 from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.frames import PART_BYTES
 from potluck.proto.stream import StreamHead, read_head
+from potluck.proto.tls import Tls, secured
 
 HANDSHAKE_SECONDS = 5.0
 PREFIX = struct.Struct("<II")
@@ -56,19 +58,21 @@ def tune(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def dial(address: str, data_port: int) -> socket.socket:
-    """A socket to the data port of the worker at `address` (host:port of its calls); `greet` comes next.
+def dial(address: str, data_port: int, tls: Tls | None = None) -> Socket:
+    """A connection to the data port of the worker at `address` (host:port of its calls); `greet` comes next.
+
+    Over TLS where `tls` says what to show. Calls on it wait for HANDSHAKE_SECONDS.
 
     Raises:
-        OSError: it cannot be reached.
+        OSError: it cannot be reached, or is none of this fleet (TlsError).
     """
     host = address.rpartition(":")[0].strip("[]")
     sock = socket.create_connection((host, data_port), timeout=HANDSHAKE_SECONDS)
     tune(sock)
-    return sock
+    return secured(sock, tls, True, HANDSHAKE_SECONDS) if tls else sock
 
 
-def receive(sock: socket.socket, size: int) -> bytearray:
+def receive(sock: Socket, size: int) -> bytearray:
     """Exactly `size` bytes.
 
     Raises:
@@ -85,7 +89,7 @@ def receive(sock: socket.socket, size: int) -> bytearray:
     return data
 
 
-def read_message(sock: socket.socket, most: int = MAX_PACKED + PART_BYTES) -> tuple[bytearray, bytearray]:
+def read_message(sock: Socket, most: int = MAX_PACKED + PART_BYTES) -> tuple[bytearray, bytearray]:
     """Header and payload of the next message.
 
     Raises:
@@ -116,7 +120,7 @@ def notice(status: grpc.StatusCode, reason: str) -> bytes:
     return message(b"", pack((status.value[0], reason[:1000])))
 
 
-def greet(sock: socket.socket, head: StreamHead, token: str) -> None:
+def greet(sock: Socket, head: StreamHead, token: str) -> None:
     """Open a stream: prove that we know the token, and see that the worker does.
 
     Raises:
@@ -137,7 +141,7 @@ def greet(sock: socket.socket, head: StreamHead, token: str) -> None:
         raise _read_notice(accepted)
 
 
-def admit(sock: socket.socket, token: str) -> tuple[StreamHead, bytes]:
+def admit(sock: Socket, token: str) -> tuple[StreamHead, bytes]:
     """The head of a stream that was just opened, and the message that accepts it.
 
     Raises:

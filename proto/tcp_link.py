@@ -8,6 +8,7 @@ import threading
 
 import grpc
 
+from potluck.proto.connection import Socket
 from potluck.proto.errors import FrameError
 from potluck.proto.frames import Frame, unpack_part
 from potluck.proto.link import Link, LinkCounts, LinkError, LinkTarget, OnBroken, OnFrame
@@ -23,7 +24,7 @@ class TcpLink(Link):
         self.target = target
         self._on_frame, self._on_broken = on_frame, on_broken
         self._outbox = Outbox(target.shape)
-        self._socket: socket.socket | None = None
+        self._socket: Socket | None = None
         self._closed = threading.Event()
         self._breaking = threading.Lock()
         self._broken = False
@@ -56,7 +57,7 @@ class TcpLink(Link):
 
     def _work(self) -> None:
         try:
-            with dial(self.target.address, self.target.data_port) as sock:
+            with dial(self.target.address, self.target.data_port, self.target.tls) as sock:
                 self._socket = sock
                 greet(sock, self.target.head, self.target.token)
                 sock.settimeout(None)
@@ -83,7 +84,7 @@ class TcpLink(Link):
         self._on_broken(self.target.node, status, detail)
 
 
-def _end(sock: socket.socket) -> None:
+def _end(sock: Socket) -> None:
     """Wake whoever waits for the socket."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from potluck.proto.assembly import Assembly
+from potluck.proto.connection import Socket
 from potluck.proto.errors import FrameError
 from potluck.proto.frames import Frame, unpack_part
 from potluck.proto.link import LinkError
@@ -18,6 +19,8 @@ from potluck.proto.outbox import Outbox
 from potluck.proto.shaper import Shape
 from potluck.proto.stream import StreamHead
 from potluck.proto.tcp import HANDSHAKE_SECONDS, Notice, admit, notice, read_message, tune
+from potluck.proto.tls import Tls, secured
+from potluck.proto.tls_socket import TlsError
 from potluck.worker.echo import Echo
 
 if TYPE_CHECKING:
@@ -34,9 +37,19 @@ _LOG = logging.getLogger("potluck.worker")
 class DataPort:
     """Listens beside the gRPC server, at a port of its own."""
 
-    def __init__(self, name: str, token: str, link_shape: Callable[[str], Shape], node: Callable[[], Node]) -> None:
-        """`link_shape` gives the emulated link to a node; `node` waits for the torch half, and raises FrameError."""
-        self._name, self._token = name, token
+    def __init__(
+        self,
+        name: str,
+        token: str,
+        link_shape: Callable[[str], Shape],
+        node: Callable[[], Node],
+        tls: Tls | None = None,
+    ) -> None:
+        """`link_shape` gives the emulated link to a node; `node` waits for the torch half, and raises FrameError.
+
+        With `tls` streams are taken only of who shows a certificate of the fleet's authority.
+        """
+        self._name, self._token, self._tls = name, token, tls
         self._link_shape, self._node = link_shape, node
         self._streams, self._echo = threading.Semaphore(_MOST_STREAMS), Echo()
         self._listener: socket.socket | None = None
@@ -74,15 +87,24 @@ class DataPort:
 
     def _serve(self, sock: socket.socket) -> None:
         try:
-            with sock:
-                self._open(sock)
+            with self._entered(sock) as entered:
+                self._open(entered)
+        except TlsError as error:
+            _LOG.warning("a stream was refused: whoever opened it is not of this fleet: %s", error)
         except (EOFError, OSError):
             _LOG.info("a stream was cut off by its sender")
         finally:
             self._streams.release()
 
-    def _open(self, sock: socket.socket) -> None:
-        tune(sock)
+    def _entered(self, sock: socket.socket) -> Socket:
+        try:
+            tune(sock)
+            return secured(sock, self._tls, False, HANDSHAKE_SECONDS) if self._tls else sock
+        except OSError:
+            sock.close()
+            raise
+
+    def _open(self, sock: Socket) -> None:
         sock.settimeout(HANDSHAKE_SECONDS)
         try:
             head, accepted = admit(sock, self._token)
@@ -105,7 +127,7 @@ class DataPort:
         sock.settimeout(None)
         self._run(sock, head, epoch, node.executor)
 
-    def _echo_to(self, sock: socket.socket, node: str, accepted: bytes) -> None:
+    def _echo_to(self, sock: Socket, node: str, accepted: bytes) -> None:
         with self._echo.place():
             sock.sendall(accepted)
             with contextlib.suppress(EOFError, OSError, Notice, LinkError):
@@ -113,7 +135,7 @@ class DataPort:
                 # Until the opener hangs up: closing over what it still sends would take the last answer back.
                 _linger(sock)
 
-    def _run(self, sock: socket.socket, head: StreamHead, epoch: Epoch, executor: Executor) -> None:
+    def _run(self, sock: Socket, head: StreamHead, epoch: Epoch, executor: Executor) -> None:
         from potluck.worker.answers import TcpAnswers
 
         shaped = head.role == "coordinator" and head.node != self._name
@@ -131,12 +153,11 @@ class DataPort:
             _linger(sock)
 
 
-def _lend(sock: socket.socket, node: str, epoch: Epoch, accepted: bytes) -> None:
+def _lend(sock: Socket, node: str, epoch: Epoch, accepted: bytes) -> None:
     """Leave the socket to the sums of the epoch's groups until they are over."""
     sock.sendall(accepted)
     try:
-        # A socket object of its own: this one is closed with the stream.
-        link = epoch.members.take(node, sock.dup())
+        link = epoch.members.take(node, sock)
     except FrameError as error:
         _LOG.warning("a stream was refused: %s", error.reason)
         return
@@ -147,7 +168,7 @@ class Inlet:
     """Reads a stream's frames and computes each in the same thread: no hand-over between threads, which on a processor
     that has slept takes longer than the rest of a small hop. A frame that comes meanwhile stays in the kernel."""
 
-    def __init__(self, sock: socket.socket, epoch: Epoch, executor: Executor) -> None:
+    def __init__(self, sock: Socket, epoch: Epoch, executor: Executor) -> None:
         self._sock, self._epoch, self._executor = sock, epoch, executor
         self._assembly = Assembly(epoch.admit)
 
@@ -169,7 +190,7 @@ class Inlet:
         return whole
 
 
-def _linger(sock: socket.socket) -> None:
+def _linger(sock: Socket) -> None:
     """Read on for a moment: closing over unread bytes would take back the notice that was just sent."""
     deadline = time.monotonic() + _LINGER_SECONDS
     sock.shutdown(socket.SHUT_WR)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import socket
 import statistics
 import threading
 import time
 from collections.abc import Iterator, Sequence
 
+from potluck.proto.connection import Socket
 from potluck.proto.echo import MOST_BYTES, Ask, Report, pack_message, read_ask
 from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.outbox import Outbox
@@ -45,7 +45,7 @@ class Echo:
         finally:
             self._room.release()
 
-    def serve(self, sock: socket.socket, shape: Shape) -> None:
+    def serve(self, sock: Socket, shape: Shape) -> None:
         """Answer until the opener hangs up; `shape` is that of the link back to it.
 
         Raises:
@@ -63,7 +63,7 @@ class Echo:
             outbox.join(_IDLE_SECONDS)
 
 
-def _answer(sock: socket.socket, outbox: Outbox) -> Ask:
+def _answer(sock: Socket, outbox: Outbox) -> Ask:
     header, payload = read_message(sock, MOST_BYTES)
     ask = read_ask(header)
     if ask.kind == "trip":
@@ -73,7 +73,7 @@ def _answer(sock: socket.socket, outbox: Outbox) -> Ask:
     return ask
 
 
-def _arrivals(sock: socket.socket, seconds: float) -> list[Mark]:
+def _arrivals(sock: Socket, seconds: float) -> list[Mark]:
     """When each message was there, and its bytes; the first one just came."""
     marks: list[Mark] = [(time.monotonic(), 0)]
     begun = marks[0][0]

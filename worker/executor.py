@@ -20,8 +20,8 @@ from potluck.proto.member_link import MemberError
 from potluck.proto.step import Outcome, Result, StageTime, Step
 from potluck.worker.epochs import Epoch
 from potluck.worker.kv import KvError
-from potluck.worker.shard import StepError
 from potluck.worker.shard_manifest import ShardFileError
+from potluck.worker.shard_steps import StepError
 from potluck.worker.streaming import StreamError
 from potluck.worker.tensors import from_payload, to_payload
 

@@ -16,7 +16,7 @@ from potluck.proto.step import Outputs, Run, Sampling, Step
 from potluck.worker.pieces import Unit, pieces_of
 from potluck.worker.shard import Shard, ShardConfig, Window
 from potluck.worker.timing import Work, seconds, steady_median
-from potluck.worker.weights import InMemory
+from potluck.worker.weight_source import InMemory
 
 _FEW, _MANY = 4, 20
 _BUDGET = 0.1  # seconds for each of both

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import grpc
 
 from potluck.proto import cluster_pb2 as pb
+from potluck.proto.connection import Socket
 from potluck.proto.echo import (
     MOST_BULK_SECONDS,
     MOST_BYTES,
@@ -89,7 +90,7 @@ class LinkProbe:
     def _open(self, peer: pb.Peer) -> Iterator[_Line]:
         shape = self.link_shape(peer.node) if peer.node != self.name else Shape()
         target = LinkTarget(self.name, peer.node, peer.address, self.token, 0, "probe", shape, peer.data_port)
-        with dial(target.address, target.data_port) as sock:
+        with dial(target.address, target.data_port, target.tls) as sock:
             greet(sock, target.head, target.token)
             sock.settimeout(_ANSWER_SECONDS)
             line = _Line(sock, Outbox(shape))
@@ -104,7 +105,7 @@ class LinkProbe:
 class _Line:
     """An open stream of role probe."""
 
-    sock: socket.socket
+    sock: Socket
     outbox: Outbox
 
     def trip(self) -> float:

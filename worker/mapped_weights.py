@@ -12,7 +12,7 @@ from potluck.worker.pieces import Unit
 from potluck.worker.shard_manifest import ShardFileError
 from potluck.worker.shard_store import MappedUnit
 from potluck.worker.streaming import Streamer
-from potluck.worker.weights import Placed
+from potluck.worker.weight_source import Placed
 
 _LOOK_SECONDS = 1.0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import contextlib
 import threading
 from collections.abc import Mapping
 
@@ -10,6 +10,7 @@ import grpc
 
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.channel import PROTOCOL, open_channel, worker_stub
+from potluck.proto.connection import Socket
 from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.link import LinkCounts, LinkTarget
 from potluck.proto.member_link import MemberError, MemberLink
@@ -60,7 +61,7 @@ class Members:
         with self._changed:
             self._check_free(node)
 
-    def take(self, node: str, sock: socket.socket) -> MemberLink:
+    def take(self, node: str, sock: Socket) -> MemberLink:
         """The socket of a member that was accepted.
 
         Raises:
@@ -84,7 +85,7 @@ class Members:
         for channel in channels:
             channel.close()
 
-    def _add(self, node: str, sock: socket.socket) -> MemberLink:
+    def _add(self, node: str, sock: Socket) -> MemberLink:
         link = MemberLink(node, sock, self._targets[node].shape, lambda: self._doubt(node), self._clock)
         with self._changed:
             self._check_free(node)
@@ -99,9 +100,12 @@ class Members:
     def _opened(self, node: str) -> MemberLink:
         target = self._targets[node]
         try:
-            sock = dial(target.address, target.data_port)
-            greet(sock, target.head, target.token)
-            return self._add(node, sock)
+            with contextlib.ExitStack() as refused:
+                sock = refused.enter_context(dial(target.address, target.data_port, target.tls))
+                greet(sock, target.head, target.token)
+                link = self._add(node, sock)
+                refused.pop_all()
+                return link
         except (Notice, FrameError, EOFError, OSError) as error:
             raise MemberError(node, f"cannot be reached for a sum ({error})") from None
 

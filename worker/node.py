@@ -44,6 +44,7 @@ from potluck.worker.packing import WeightError
 from potluck.worker.probe import Subject
 from potluck.worker.shard import Shard
 from potluck.worker.shard_manifest import ShardFileError
+from potluck.worker.shard_memory import ShardMemory
 from potluck.worker.windows import GpuOptions
 
 _BEHIND_SECONDS, _BEHIND = 1.0, 0.05  # an emulation that is later than both is not true
@@ -128,12 +129,11 @@ class Node:
         share = read_assignment(assignment, self._config.name, self._device)
         share = replace(share, config=replace(share.config, gpu=self._config.gpu))
         with self._loading, self.epochs.loading(assignment.epoch):
-            weights, kv = Shard.required_bytes(share.spec, share.windows, share.config)
-            streamed = Shard.streamed_bytes(share.spec, share.windows, share.config)
-            self._check_memory(weights - streamed + min(streamed, assignment.stream_bytes) + kv)
+            memory = ShardMemory(share.spec, share.windows, share.config)
+            self._check_memory(memory.held(assignment.stream_bytes))
             members = self._members(assignment, share)
             shard = Shard(share.spec, share.windows, share.config, self._groups(share, members), self._pace)
-            total = pb.LoadProgress(weight_bytes=weights, kv_bytes=kv)
+            total = pb.LoadProgress(weight_bytes=memory.weights, kv_bytes=memory.kv)
             yield from _reported(lambda report: self._loader.load(assignment, share, shard, report), total)
             self.epochs.add(self._epoch(assignment, shard, share, members))
             total.ready, total.activity = True, "ready"

@@ -6,8 +6,6 @@ Called from one thread. Windows of one node share weights, KV and what was worke
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 
@@ -16,18 +14,20 @@ from potluck.kernels.rotary import RotaryTable
 from potluck.models.rope import inverse_frequencies
 from potluck.models.spec import ModelSpec, Rope
 from potluck.proto.step import Outcome, Step
-from potluck.worker.batch import Batch, BatchBuilder
+from potluck.worker.batch import BatchBuilder
 from potluck.worker.decoder import embed, embed_some, logits
 from potluck.worker.group import Combine
-from potluck.worker.kv import BlockTables, new_pool
-from potluck.worker.layers import LayerMaker, Layers, on_host
-from potluck.worker.operations import Operations, operations_of
-from potluck.worker.pace import Pace, counting
-from potluck.worker.pieces import Unit, head_unit
+from potluck.worker.layers import Layers
+from potluck.worker.operations import operations_of
+from potluck.worker.pace import Pace
+from potluck.worker.pieces import Unit
 from potluck.worker.residence import Matrix
 from potluck.worker.sampler import Sampler
-from potluck.worker.streaming import Streamer
-from potluck.worker.weights import Assembly, HeadWeights, Placed, WeightSource, bytes_of
+from potluck.worker.shard_memory import ShardMemory
+from potluck.worker.shard_steps import ShardSteps, StepError, Underway
+from potluck.worker.shard_weights import ShardMaker, alone
+from potluck.worker.weight_source import WeightSource
+from potluck.worker.weights import HeadWeights
 from potluck.worker.windows import (
     ShardConfig,
     Window,
@@ -40,22 +40,6 @@ from potluck.worker.windows import (
 )
 
 __all__ = ["Shard", "ShardConfig", "StepError", "Window"]
-
-_MOST_UNDERWAY = 256  # the coordinator keeps fewer steps in flight
-
-
-class StepError(Exception):
-    """A step cannot run here: wrong order, size or content; the sender's fault."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Underway:
-    """A step that still has to pass windows of this node: the stages of `ahead`."""
-
-    step: Step
-    batch: Batch
-    sampled: int
-    ahead: list[int]
 
 
 class Shard:
@@ -75,69 +59,41 @@ class Shard:
             ValueError: the windows are not distinct parts of the model.
         """
         check_windows(spec, windows)
+        self.memory = ShardMemory(spec, tuple(windows), config)
         self._spec = spec
         self._config = config
         self._windows = {window.stage: window for window in windows}
         self._groups, self._pace = dict(groups or {}), pace
-        self._tables = BlockTables(config.kv_shape)
-        self._underway: dict[int, _Underway] = {}
-        self._number = 0
         self._embedding: Matrix | None = None
         self._layers = Layers()
         self._head: HeadWeights | None = None
         self._weights: WeightSource | None = None
-        self._streamer: Streamer | None = None
         self._sampler = Sampler(spec.vocab, self._logits)
-        paging = Paging(config.block_size, None, config.dtype, config.device)
-        owned = [spec.layers[layer] for layer in layers_of(windows)]
         group = query_group(spec, windows) if config.kernels == "gpu" else 0
         self._operations = operations_of(config.kernels, group)
-        self._builder = BatchBuilder(owned, paging, self._rotary_table, self._operations)
+        self._steps = ShardSteps(spec, config, list(self._windows), self._builder())
 
-    @staticmethod
-    def required_bytes(spec: ModelSpec, windows: Sequence[Window], config: ShardConfig) -> tuple[int, int]:
-        """Bytes of weights and of KV that a shard of these windows allocates."""
-        kv = sum(
-            len(window.layers) * config.kv_shape.bytes_per_layer(window.spec(spec), config.dtype) for window in windows
-        )
-        return bytes_of(spec, units_of_windows(spec, windows), config.form, config.residence), kv
-
-    @staticmethod
-    def streamed_bytes(spec: ModelSpec, windows: Sequence[Window], config: ShardConfig) -> int:
-        """Bytes of weights that do not stay in memory, those in `required_bytes`."""
-        return bytes_of(spec, streamed_units(windows), config.form, config.residence)
+    def _builder(self) -> BatchBuilder:
+        config, windows = self._config, self.memory.windows
+        paging = Paging(config.block_size, None, config.dtype, config.device)
+        owned = [self._spec.layers[layer] for layer in layers_of(windows)]
+        return BatchBuilder(owned, paging, self._rotary_table, self._operations)
 
     @property
     def streamed_units(self) -> list[Unit]:
         """Units that do not stay in memory, in the order in which a step needs them."""
-        return streamed_units(list(self._windows.values()))
+        return streamed_units(self.memory.windows)
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of KV and of the weights that stay in memory, with what streaming may take of it."""
-        streamed = self.streamed_bytes(self._spec, list(self._windows.values()), self._config)
-        held = min(streamed, self._streamer.budget) if self._streamer else 0
-        return self.weight_bytes - streamed + held + self.kv_bytes
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the weights."""
-        return self.required_bytes(self._spec, list(self._windows.values()), self._config)[0]
-
-    @property
-    def kv_itemsize(self) -> int:
-        """Bytes of one number of the KV."""
-        return self._config.dtype.itemsize
-
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes of the KV pools."""
-        return self.required_bytes(self._spec, list(self._windows.values()), self._config)[1]
+        streamer = self._weights.streamer if self._weights else None
+        return self.memory.held(streamer.budget if streamer else 0)
 
     @property
     def units(self) -> list[Unit]:
         """The units of the shard, each once, in the order in which a token needs them."""
-        return units_of_windows(self._spec, list(self._windows.values()))
+        return units_of_windows(self._spec, self.memory.windows)
 
     @torch.inference_mode()
     def load(self, weights: WeightSource) -> None:
@@ -146,41 +102,9 @@ class Shard:
         Raises:
             whatever `weights.place` does.
         """
-        config, windows = self._config, list(self._windows.values())
-        assembly = Assembly(self._spec, config.form, config.residence)
-        placed = {unit: weights.place(unit) for unit in self.units}
-        self._weights, self._streamer = weights, weights.streamer
-        for window in windows:
-            if window.embedding:
-                unit = Unit("embedding", cut=window.cut)
-                self._embedding = assembly.embedding(unit, placed[unit])
-            if window.head:
-                unit = head_unit(self._spec, window.cut)
-                self._head = assembly.head(placed[Unit("output_norm")], unit, placed[unit])
-        # Last: how many streamed layers a GPU holds depends on what everything else has left.
-        self._layers = self._made_layers(
-            [self._maker(window, unit, assembly, placed[unit]) for window in windows for unit in window.layer_units]
-        )
-
-    def _maker(self, window: Window, unit: Unit, assembly: Assembly, placed: Placed) -> LayerMaker:
-        spec, group = window.spec(self._spec), self._groups.get(window.stage)
-        operations = replace(self._operations, sum=group.sum, summed=group.summed) if group else self._alone()
-        like = torch.empty(0, dtype=self._config.dtype, device=self._config.device)
-        pool_NS2KE = new_pool(spec, self._config.kv_shape, like)
-        nbytes = bytes_of(self._spec, [unit], self._config.form, self._config.residence)
-        weights = partial(assembly.layer, unit, placed)
-        return LayerMaker(unit, spec, operations, pool_NS2KE, weights, nbytes, group is not None)
-
-    def _alone(self) -> Operations:
-        return self._operations if self._pace is None else counting(self._operations, self._pace)
-
-    def _made_layers(self, makers: Sequence[LayerMaker]) -> Layers:
-        streamed = [unit.layer for unit in self.streamed_units if unit.layer is not None]
-        if self._config.kernels == "cpu":
-            return on_host(makers, streamed, self._streamer, self._pace)
-        from potluck.worker.gpu.layers import on_gpu
-
-        return on_gpu(makers, streamed, self._streamer, self._config)
+        self._weights = weights
+        made = ShardMaker(self.memory, self._operations, self._groups, self._pace).made(weights)
+        self._embedding, self._head, self._layers = made
 
     def close(self) -> None:
         """No step will run any more."""
@@ -199,7 +123,7 @@ class Shard:
 
     def prepared(self, number: int) -> Step | None:
         """The step of this number if it was prepared and still has windows of this shard to pass."""
-        underway = self._underway.get(number)
+        underway = self._steps.underway.get(number)
         return underway.step if underway else None
 
     @torch.inference_mode()
@@ -209,8 +133,7 @@ class Shard:
         Raises:
             StepError, KvError: as `run`.
         """
-        if step.number > self._number:
-            self._arrive(step)
+        self._steps.prepare(step)
 
     @torch.inference_mode()
     def run(self, stage: int, step: Step, x_TD: torch.Tensor | None) -> torch.Tensor | list[Outcome] | None:
@@ -235,12 +158,7 @@ class Shard:
         window = self._windows.get(stage)
         if window is None:
             raise StepError(f"stage {stage} is not on this node; it runs {sorted(self._windows)}")
-        underway = self._underway.get(step.number) or self._arrive(step)
-        if underway.ahead[0] != stage:
-            raise StepError(f"step {step.number} came to stage {stage} before stage {underway.ahead[0]}, or again")
-        underway.ahead.pop(0)
-        if not underway.ahead:
-            del self._underway[step.number]
+        underway = self._steps.enter(stage, step)
         if group := self._groups.get(stage):
             group.begin()
         x_TD = self._enter(window, underway, x_TD)
@@ -261,32 +179,13 @@ class Shard:
             group.gather(self._part_of_logits(x_TD[rows]))
         return None
 
-    def _arrive(self, step: Step) -> _Underway:
-        if step.number != self._number + 1:
-            raise StepError(f"step {step.number} came after step {self._number}; steps must come in order")
-        if len(self._underway) >= _MOST_UNDERWAY:
-            raise StepError(f"{_MOST_UNDERWAY} steps were announced and never came")
-        if step.rows > self._config.max_rows:
-            raise StepError(f"step {step.number} has {step.rows} rows, more than the {self._config.max_rows} agreed")
-        for run in step.runs:
-            for token in (*run.history, *run.tokens):
-                if not 0 <= token < self._spec.vocab:
-                    raise StepError(f"token {token} of sequence {run.sequence} is not in the vocabulary")
-        cleared = self._tables.apply(step)
-        self._number = step.number
-        blocks = {run.sequence: self._tables.blocks(run.sequence) for run in step.runs}
-        batch = self._builder.build(step, blocks, cleared)
-        underway = _Underway(step, batch, len(step.sampled_rows()), list(self._windows))
-        self._underway[step.number] = underway
-        return underway
-
-    def _enter(self, window: Window, underway: _Underway, x_TD: torch.Tensor | None) -> torch.Tensor:
+    def _enter(self, window: Window, underway: Underway, x_TD: torch.Tensor | None) -> torch.Tensor:
         if window.embedding:
             if x_TD is not None or self._embedding is None:
                 raise StepError(f"stage {window.stage} begins with tokens; it takes no hidden rows")
             tokens_T, group = underway.batch.tokens_T, self._groups.get(window.stage)
             if group is None or window.cut is None:
-                return self._alone().sum(embed(self._spec, self._embedding, tokens_T))
+                return alone(self._operations, self._pace).sum(embed(self._spec, self._embedding, tokens_T))
             return group.sum(embed_some(self._spec, self._embedding, tokens_T, window.cut.vocabulary)).clone()
         rows = underway.sampled if is_head_only(window) else underway.step.rows
         if x_TD is None or x_TD.shape != (rows, self._spec.hidden) or x_TD.dtype != self._config.dtype:

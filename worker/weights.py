@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
@@ -13,45 +12,10 @@ from potluck.worker.cut import local_spec
 from potluck.worker.own_inputs import of_own_inputs
 from potluck.worker.pieces import BFLOAT16, FLOAT16, FLOAT32, ORDER, Form, Piece, Unit, pieces_of
 from potluck.worker.residence import Matrix, Product, Residence
-from potluck.worker.streaming import Streamer
+from potluck.worker.weight_source import Placed
 
 _TORCH = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16, FLOAT16: torch.float16, ORDER: torch.int64}
 _QKV_BIASES = ("q_bias", "k_bias", "v_bias")
-
-# A unit's pieces by name: uint8, as `potluck.worker.packing` made them.
-Placed = Mapping[str, torch.Tensor]
-
-
-class WeightSource(Protocol):
-    """Where a shard's pieces are. `streamer` brings in units that do not stay in memory."""
-
-    @property
-    def streamer(self) -> Streamer | None:
-        """None where all of them stay."""
-
-    def place(self, unit: Unit) -> Placed:
-        """A unit's pieces."""
-
-    def check(self) -> None:
-        """Raise ShardFileError where a page that was computed with is gone."""
-
-    def close(self) -> None:
-        """Nobody computes with them any more."""
-
-
-class InMemory:
-    """Pieces made on the spot, held in memory."""
-
-    streamer: Streamer | None = None
-
-    def __init__(self, place: Callable[[Unit], Placed]) -> None:
-        self.place = place
-
-    def check(self) -> None:
-        """Memory stays."""
-
-    def close(self) -> None:
-        """Nothing to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +39,6 @@ class HeadWeights:
 
     norm: torch.Tensor
     output: Product
-
-
-def bytes_of(spec: ModelSpec, units: Iterable[Unit], form: Form, residence: Residence) -> int:
-    """Bytes that the pieces of these units take where they are computed with."""
-    return sum(residence.nbytes(piece) for unit in units for piece in pieces_of(spec, unit, form))
 
 
 class Assembly:

@@ -53,6 +53,9 @@ class Diary:
     def lost(self, node, reason):
         self.tell("lost", node, reason)
 
+    def spare_lost(self, node, reason):
+        self.tell("spare_lost", node, reason)
+
     def refused(self, reason):
         self.tell("refused", reason)
 

@@ -124,6 +124,25 @@ async def test_a_node_that_cannot_load_its_share_is_left_out(homes, home, tmp_pa
     assert (await one.texts(home.ask([4, 5, 6], 10))) == [before]
 
 
+async def test_a_spare_that_dies_is_told_and_disturbs_nobody(homes, home):
+    """With one node able to hold everything, the others hold nothing."""
+    one = homes(spread="fewest")
+    assert one.deployment.plan.nodes == ("n0",)
+    (before,) = await one.texts(home.ask([4, 5, 6], 10))
+    one.kill("n2")
+    told = await asyncio.to_thread(one.diary.until, "spare_lost")
+    assert told == ("spare_lost", "n2", "its worker ended (exit code -9)")
+    assert [(node.node, node.alive) for node in one.engine.status().nodes if not node.alive] == [("n2", False)]
+    assert await one.texts(home.ask([4, 5, 6], 10)) == [before]
+    await asyncio.sleep(1.5)
+    assert [entry[0] for entry in one.diary.entries].count("spare_lost") == 1
+    assert not [entry for entry in one.diary.entries if entry[0] in ("lost", "refused")]
+    one.kill("n0")
+    await asyncio.to_thread(one.diary.until, "serving", 2)
+    assert one.deployment.plan.nodes == ("n1",)
+    assert await one.texts(home.ask([4, 5, 6], 10)) == [before]
+
+
 async def test_what_no_longer_fits_is_refused_with_the_reason(homes, home):
     # 64 MiB are set aside for a worker; four layers of KV take 32 MiB, which one node alone does not have.
     one = homes(nodes=2, memory=(64 + 24) << 20, kv_tokens=1 << 15)

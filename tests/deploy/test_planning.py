@@ -119,9 +119,13 @@ def test_the_page_is_written(cluster, tmp_path):
     done = cluster("plan", "smollm2", "--fleet", "trio", "--add", "raspberry-pi5-8gb", "--html", drawn)
     assert done.returncode == 0 and f"next: open {drawn}" in done.stderr
     assert "raspberry-pi5-8gb" in drawn.read_text("utf-8")
-    assert "No such file" in refused(
-        cluster("plan", "smollm2", "--fleet", "trio", "--html", tmp_path / "no" / "p.html")
-    )
+
+
+@pytest.mark.parametrize("option", ["--html", "--save"])
+def test_a_path_that_cannot_be_written_is_told_before_anything_is_shown(cluster, tmp_path, option):
+    for path, says in ((tmp_path / "no" / "file", f"there is no folder {tmp_path / 'no'}"), (tmp_path, "a folder")):
+        done = cluster("plan", "smollm2", "--fleet", "trio", option, path)
+        assert says in refused(done) and option in done.stderr and not done.stdout
 
 
 @pytest.mark.parametrize(
@@ -208,5 +212,65 @@ def test_what_a_plan_made_by_hand_or_its_kv_would_override_is_refused(cluster, t
         assert f"so {option[0]} would change nothing" in refused(cluster(*words, "--plan", save, *option))
     told = refused(cluster(*words, "--batch", "4", "--prompt", "1000", "--kv-tokens", "2000"))
     assert "need KV for 4512 tokens" in told
+    assert "leave one out" in refused(cluster(*words, "--fewest", "--spread", "all"))
+    assert (
+        planned(cluster(*words, "--fewest", "--json"))["nodes"]
+        == planned(cluster(*words, "--fewest", "--spread", "fewest", "--json"))["nodes"]
+    )
     enough = cluster(*words, "--batch", "4", "--prompt", "6000")
     assert enough.returncode == 0 and "KV for 24512 tokens" in " ".join(enough.stdout.split())
+
+
+def test_a_plan_is_for_the_model_that_it_names(cluster, tmp_path):
+    words, save = ["plan", "smollm2", "--fleet", "trio"], tmp_path / "plan.yaml"
+    assert cluster(*words, "--save", save).returncode == 0
+    text = save.read_text()
+
+    def given(model):
+        save.write_text(text.replace("model: smollm2", f"model: {model}"))
+        return cluster(*words, "--plan", save)
+
+    assert not given("smollm2").stderr.startswith("warning")
+    told = refused(given("Qwen/Qwen3-8B"))
+    assert "it is for model 'Qwen/Qwen3-8B' (36 layers, 4096 wide), not for 'smollm2' (30 layers, 576 wide)" in told
+    for model, why in (("HuggingFaceTB/SmolLM2-135M", "of the same sizes"), ("mine", "which is not known here")):
+        done = given(model)
+        assert done.returncode == 0 and f"warning: the plan says model '{model}', {why}" in done.stderr
+        assert "smollm2 · " in done.stdout
+
+
+GROUP = """model: smollm2
+dtype: float32
+kv_tokens: 4096
+stages:
+  - {parts: [embedding, layers 0-19, head], nodes: [desktop, laptop], split: [2, 1]}
+"""
+
+
+def test_sums_over_grpc_are_refused_before_anything_starts(cluster, tmp_path):
+    (tmp_path / "plan.yaml").write_text(GROUP.replace("layers 0-19", "layers 0-29"))
+    words = ["serve", "smollm2", "--fleet", "trio", "--wire", "grpc", "--plan", tmp_path / "plan.yaml"]
+    assert "stage 1 is run by 2 nodes, whose sums travel over TCP sockets only" in refused(cluster(*words))
+
+
+def test_rows_arrive_at_the_member_that_lacks_them(cluster, tmp_path):
+    parts = GROUP.replace(", head", "") + "  - {node: desktop, parts: [layers 20-29, head]}\n"
+    (tmp_path / "plan.yaml").write_text(parts)
+    shown = cluster("plan", "smollm2", "--fleet", "trio", "--plan", tmp_path / "plan.yaml").stdout
+    assert "desktop -> laptop (" in shown and "desktop -> desktop" not in shown
+
+
+def test_memory_holds_a_window_of_what_is_streamed(cluster, tmp_path):
+    def share(window):
+        stage = f"{{node: desktop, parts: [embedding, layers 0-29, head], residency: streamed{window}}}"
+        (tmp_path / "plan.yaml").write_text(f"{GROUP.partition('stages')[0]}stages: [{stage}]\n")
+        words = ["plan", "smollm2", "--fleet", "pair", "--plan", tmp_path / "plan.yaml"]
+        memory = planned(cluster(*words, "--json"))["plan"]["predicted"]["memory_bytes"]["desktop"]
+        assert (
+            f"{memory / planned(cluster(*words, '--json'))['nodes']['desktop']['memory']:.0%} of"
+            in cluster(*words).stdout
+        )
+        return memory
+
+    small, larger, free = share(", window: 1"), share(", window: 20"), share("")
+    assert small < larger < free

@@ -12,7 +12,8 @@ from potluck.models.sizes import itemsize, kv_bytes_per_token, layer_parts, weig
 from potluck.models.spec import Part, PartKind
 from potluck.planner.fleet import Device
 from potluck.planner.memory import node_bytes
-from potluck.worker.shard import Shard, ShardConfig, Window
+from potluck.worker.shard import ShardConfig, Window
+from potluck.worker.shard_memory import ShardMemory
 
 EMBEDDING, HEAD = Part(PartKind.EMBEDDING), Part(PartKind.HEAD)
 
@@ -77,7 +78,8 @@ def test_bytes_are_those_that_a_worker_allocates(homes, data, dtype):
     windows = [Window(0, embedding, range(first, end), head)]
     config = ShardConfig(getattr(torch, dtype), 3, 16, 8, torch.device("cpu"))
     planned = node_bytes(homes.plan(stage, dtype=dtype, kv_tokens=48), spec)["a"]
-    assert (planned.weights, planned.kv) == Shard.required_bytes(spec, windows, config)
+    memory = ShardMemory(spec, tuple(windows), config)
+    assert (planned.weights, planned.kv) == (memory.weights, memory.kv)
 
 
 def test_a_format_whose_speed_is_known_takes_its_own_time(homes):

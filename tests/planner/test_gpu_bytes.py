@@ -14,7 +14,8 @@ from potluck.planner.memory import NODE_OVERHEAD, node_bytes
 from potluck.planner.offers import Request
 from potluck.planner.solve import DoesNotFit, solve
 from potluck.planner.validate import PlanError, validate
-from potluck.worker.shard import Shard, ShardConfig, Window
+from potluck.worker.shard import ShardConfig, Window
+from potluck.worker.shard_memory import ShardMemory
 
 pytest.importorskip("triton")
 MATRICES = 2 * 7 + 2  # of two layers, the embedding and the head
@@ -45,7 +46,8 @@ def test_planned_bytes_are_those_that_a_gpus_worker_allocates(homes, encoding, d
     spec = quantised(homes, encoding) if encoding else homes.model(2, hidden=72, vocab=330)
     exact, kept = dtype == "float32", dtype == "weight-only"
     config = ShardConfig(torch.float32 if exact else torch.bfloat16, 3, 16, 8, torch.device("cpu"), kept, kernels="gpu")
-    weights, kv = Shard.required_bytes(spec, [Window(0, True, range(2), True)], config)
+    memory = ShardMemory(spec, (Window(0, True, range(2), True),), config)
+    weights, kv = memory.weights, memory.kv
     # The order of a matrix's columns, 8 bytes each, is not there for every matrix and left out of plans.
     orders = 8 * 256 * MATRICES if kept and encoding and encoding.startswith("INT") else 0
     plan = homes.plan(whole(homes), dtype=dtype, kv_tokens=48)

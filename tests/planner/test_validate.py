@@ -132,7 +132,11 @@ def test_tensor_parallel_shares_tile(homes, home):
         overlapping = (replace(shares[0], **{axis: None}), shares[1])
         assert f"do not tile {axis}" in refused(grouped(homes, overlapping), home, spec)
     gap = (shares[0], replace(shares[1], ffn_columns=(33, 96)))
-    assert "stage 1, ffn: the shares do not tile ffn_columns 0-95" in refused(grouped(homes, gap), home, spec)
+    told = refused(grouped(homes, gap), home, spec)
+    assert "stage 1, ffn: the shares do not tile ffn_columns 0-95" in told and "ffn_columns 32 are in no share" in told
+    twice = (replace(shares[0], vocabulary=(0, 130)), shares[1])
+    told = refused(grouped(homes, twice), home, spec)
+    assert "vocabulary 96-129 are in those of 'desktop' and 'laptop'" in told
     outside = (shares[0], replace(shares[1], kv_heads=(1, 3)))
     assert "node 'laptop' holds kv_heads 1-2, but there is 0-1" in refused(grouped(homes, outside), home, spec)
 
@@ -144,7 +148,7 @@ def test_sequence_shares_tile_and_split_kv(homes, home):
     sizes = node_bytes(grouped(homes, shares), spec)
     assert sizes["desktop"].kv == sizes["laptop"].kv == 4 * 64 * 64 * 4 // 2
     gap = (shares[0], replace(shares[1], sequence=(Fraction(2, 3), Fraction(1))))
-    assert "do not tile" in refused(grouped(homes, gap), home, spec)
+    assert "kv_heads 0-1 of positions 1/2 to 2/3 are in no share" in refused(grouped(homes, gap), home, spec)
 
 
 def test_attention_and_ffn_on_groups_of_their_own(homes, home):
@@ -156,6 +160,19 @@ def test_attention_and_ffn_on_groups_of_their_own(homes, home):
     stage = replace(homes.stage("desktop", homes.EMBEDDING), groups={PartKind.FFN: columns})
     rest = homes.plan(stage, homes.stage("desktop", range(4), homes.HEAD))
     assert "a group for ffn, but the stage has no such part" in refused(rest, home, spec)
+
+
+@pytest.mark.parametrize("absurd", [5, 10**9, 10**400])
+def test_windows_and_pieces_beyond_all_bounds(homes, home, absurd):
+    spec = homes.model(4)
+    share = Share("desktop", residency=Residency.STREAMED, window=4)
+    validate(grouped(homes, (share,)), home, spec)
+    told = refused(grouped(homes, (replace(share, window=absurd),)), home, spec)
+    assert "but model 'tiny' has 4; name at most 4" in told and len(told) < 200
+    for pieces in (0, 60 + absurd):
+        stage = replace(grouped(homes, tensor_parallel()).routes[0].stages[0], all_reduce=AllReduce(pieces=pieces))
+        told = refused(homes.plan(stage), home, spec)
+        assert "pieces; possible are 1 to 64" in told and len(told) < 200
 
 
 def test_odd_groups(homes, home):

@@ -64,6 +64,12 @@ def processes():
     return _beside("processes")
 
 
+@pytest.fixture(scope="session")
+def authorities():
+    """authorities(folder) -> Authority, which signs certificates for nodes."""
+    return _beside("authority").Authority
+
+
 def pytest_generate_tests(metafunc):
     """`bad_frame`: (epoch -> gRPC messages, the status they earn)."""
     if "bad_frame" in metafunc.fixturenames:

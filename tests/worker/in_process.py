@@ -15,7 +15,7 @@ from potluck.proto.step import Outputs, Run, Sampling, Step
 from potluck.worker.packing import Packer
 from potluck.worker.pieces import pieces_of
 from potluck.worker.shard import Shard, ShardConfig, Window
-from potluck.worker.weights import InMemory
+from potluck.worker.weight_source import InMemory
 from potluck.worker.windows import GpuOptions
 
 GREEDY = Sampling(temperature=0.0)

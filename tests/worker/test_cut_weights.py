@@ -11,7 +11,7 @@ from potluck.models.roles import Role, TensorKey
 from potluck.worker.cut import computed_heads, kv_heads
 from potluck.worker.pieces import Form, Unit, pieces_of
 from potluck.worker.residence import HostMemory
-from potluck.worker.weights import bytes_of
+from potluck.worker.shard_memory import bytes_of
 
 pytestmark = pytest.mark.skipif(not packed.available(), reason="Potluck was installed without its C++ extension")
 

@@ -43,7 +43,8 @@ def whole_halves(monkeypatch):
 def one_by_one(pipeline):
     """The same pipeline without halves."""
     for shard in shards_of(pipeline):
-        shard._builder._operations = replace(shard._builder._operations, decode=None)
+        builder = shard._steps.builder
+        builder._operations = replace(builder._operations, decode=None)
     return pipeline
 
 

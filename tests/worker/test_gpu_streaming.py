@@ -23,7 +23,8 @@ from potluck.worker.pieces import Unit, pieces_of
 from potluck.worker.shard import Shard, ShardConfig, Window
 from potluck.worker.shard_manifest import ShardFileError
 from potluck.worker.streaming import StreamError
-from potluck.worker.weights import Assembly, InMemory
+from potluck.worker.weight_source import InMemory
+from potluck.worker.weights import Assembly
 from potluck.worker.windows import GpuOptions
 
 quantized = pytest.mark.skipif(not packed.available(), reason="Potluck was installed without its C++ extension")

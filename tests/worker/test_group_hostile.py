@@ -21,7 +21,7 @@ from potluck.proto.shaper import Shape
 from potluck.proto.stream import StreamHead
 from potluck.proto.tcp import Notice, greet, receive
 from potluck.worker.assignment import read_assignment
-from potluck.worker.shard import Shard
+from potluck.worker.shard_memory import ShardMemory
 from potluck.worker.sums import ALGORITHMS, Buffers, Circle
 from potluck.worker.wires import wire_of
 
@@ -97,7 +97,8 @@ def test_absurd_groups_are_refused_or_could_be_loaded(ask, group, alone):
     (plan,) = share.groups.values()
     assert "a" in plan.nodes and 2 <= len(plan.nodes) <= 3
     assert all(plan.algorithm(nbytes) in ALGORITHMS for nbytes in (1, 4096, 2**40))
-    assert min(Shard.required_bytes(share.spec, share.windows, share.config)) > 0
+    memory = ShardMemory(share.spec, share.windows, share.config)
+    assert min(memory.weights, memory.kv) > 0
 
 
 def test_what_is_nearly_right_is_right_when_nothing_is_drawn(ask):

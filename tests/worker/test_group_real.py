@@ -24,6 +24,7 @@ TEXTS = [
 # Half a megabyte of English that every Python brings.
 PROSE = "\n".join(topics.topics[name] for name in sorted(topics.topics))
 PIECE = 500  # tokens of a sequence
+FIRST = 2  # choices at its beginning that are not compared
 
 exhaustive = pytest.mark.exhaustive
 
@@ -88,7 +89,11 @@ def test_greedy_text_equals_transformers(request, grouped, in_process, model, na
 # Rounding scatters a token's log-probability by 0.03 to 0.04 nats in bfloat16 and weight-only, by 0.09 where
 # activations are rounded to 8 bits (any other order of adding makes some of them round the other way): two standard
 # errors are 0.1 % of the perplexity after 6400 and 32,000 tokens, 0.4 % and 1 % after 300. What is no scatter but a
-# bias shows in the long ones. Such scatter also turns choices between tokens a little more than 0.25 nats apart.
+# bias shows in the long ones. Such scatter also turns choices between tokens more than 0.25 nats apart: of 32,000 the
+# widest at 0.34 with sums in float32, and at 0.53 with sums in bfloat16; so one of 10,000 may be wider than the rule.
+# Not counted is what follows a sequence's first token, and its second: models put outsized numbers into the first,
+# beside which 8 bits leave little of the others; there one node itself moves a gap by 0.7 nats between a prompt and the
+# same tokens one by one, and a group once turned a choice at a gap of 1.01.
 LONG = {"bfloat16": 14 * PIECE, "weight-only": 14 * PIECE, "quantized": 64 * PIECE}
 SHORT = {"float32": 150, "bfloat16": 300, "weight-only": 300, "quantized": 300}
 COMPUTES = {
@@ -100,18 +105,17 @@ COMPUTES = {
 
 
 def compare(pipelines, pieces):
-    """The relative difference of perplexities, and the widest gap between two tokens where the group takes another."""
-    apart, widest = [], 0.0
+    """The relative difference of perplexities, and the gaps between two tokens where the group takes another."""
+    apart, turned = [], [0.0]
     for piece in pieces:
         one, other = (pipeline.scores(piece, [PIECE], 2) for pipeline in pipelines)
         apart += [a.logprob - b.logprob for a, b in zip(one, other, strict=True)]
-        turned = [a.top[0][1] - a.top[1][1] for a, b in zip(one, other, strict=True) if a.top[0][0] != b.top[0][0]]
-        widest = max([widest, *turned])
+        pairs = list(zip(one, other, strict=True))[FIRST:]
+        turned += [a.top[0][1] - a.top[1][1] for a, b in pairs if a.top[0][0] != b.top[0][0]]
     relative = math.expm1(statistics.mean(apart))
-    print(
-        f"perplexity {relative:+.4%}, scatter {statistics.pstdev(apart):.4f} nats, widest gap turned {widest:.3f} nats"
-    )
-    return abs(relative), widest
+    scatter, wide = statistics.pstdev(apart), [round(gap, 3) for gap in sorted(turned)[-4:]]
+    print(f"perplexity {relative:+.4%}, scatter {scatter:.4f} nats, widest gaps turned {wide}")
+    return abs(relative), turned
 
 
 @pytest.mark.parametrize(
@@ -139,6 +143,6 @@ def test_perplexity_is_that_of_one_node(grouped, in_process, model, name, comput
     assert len(tokens) >= count
     pieces = [tokens[place : min(place + PIECE, count)] for place in range(0, count, PIECE)]
     alone = in_process.Pipeline(path, dtype=dtype, kept=kept, spec=spec)
-    apart, widest = compare((alone, grouped(path, spec, parts, dtype, kept, wire=wire)), pieces)
+    apart, turned = compare((alone, grouped(path, spec, parts, dtype, kept, wire=wire)), pieces)
     assert apart < (0.001 if length == "long" else allowed)
-    assert length == "long" or widest < gap
+    assert sum(wide > gap for wide in turned) <= count // 10_000

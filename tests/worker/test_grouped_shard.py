@@ -8,7 +8,8 @@ from potluck.kernels import packed
 from potluck.models.open import read_spec
 from potluck.models.quantize import with_quantization
 from potluck.models.sizes import weight_bytes
-from potluck.worker.shard import Shard, ShardConfig, Window
+from potluck.worker.shard import ShardConfig, Window
+from potluck.worker.shard_memory import ShardMemory
 
 pytestmark = pytest.mark.skipif(not packed.available(), reason="Potluck was installed without its C++ extension")
 
@@ -66,7 +67,7 @@ def test_a_shard_of_it_takes_the_bytes_planned(folder):
     config = ShardConfig(torch.bfloat16, 8, 16, 64, torch.device("cpu"), quantized=True)
     parts = [part for part in spec.parts() if part.layer in (1, 2)]
     orders = 8 * 2 * sum((128, 128, 128, 128, 128, 128, 256))
-    taken = Shard.required_bytes(spec, windows, config)[0]
+    taken = ShardMemory(spec, tuple(windows), config).weights
     assert taken == weight_bytes(spec, parts, "quantized") + orders
     assert taken < 0.7 * weight_bytes(spec, parts, "bfloat16")
 

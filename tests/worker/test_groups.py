@@ -142,4 +142,4 @@ def test_members_hold_no_more_kv_than_their_heads(grouped, in_group, in_process,
     spec = in_process.read_spec(path)
     pipeline = grouped(path, in_group.cuts_of(spec, (5, 2, 1)))
     whole = 3 * 128 * 4 * spec.kv_width() * 4
-    assert [shard.kv_bytes for shard in pipeline.shards] == [whole * part // 8 for part in (5, 2, 1)]
+    assert [shard.memory.kv for shard in pipeline.shards] == [whole * part // 8 for part in (5, 2, 1)]

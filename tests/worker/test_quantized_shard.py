@@ -14,7 +14,7 @@ from potluck.models.sizes import weight_bytes
 from potluck.worker.packing import Packer, WeightError
 from potluck.worker.pieces import pieces_of
 from potluck.worker.shard import Shard, ShardConfig, Window
-from potluck.worker.weights import InMemory
+from potluck.worker.weight_source import InMemory
 
 pytestmark = pytest.mark.skipif(not packed.available(), reason="Potluck was installed without its C++ extension")
 
@@ -48,8 +48,8 @@ def test_a_shard_takes_the_bytes_that_were_planned(smollm2_path):
     windows = [Window(0, True, range(2), False), Window(2, False, range(28, 30), True)]
     shard = loaded(smollm2_path, windows)
     parts = [part for part in spec.parts() if part.layer is None or part.layer in (0, 1, 28, 29)]
-    assert shard.weight_bytes == weight_bytes(spec, parts, "quantized")
-    assert shard.weight_bytes < 0.5 * weight_bytes(spec, parts, "bfloat16")
+    assert shard.memory.weights == weight_bytes(spec, parts, "quantized")
+    assert shard.memory.weights < 0.5 * weight_bytes(spec, parts, "bfloat16")
 
 
 class Other:
@@ -84,7 +84,7 @@ def test_what_is_not_quantised_is_as_in_bfloat16(tiny_model):
     spec = read_spec(path)
     assert spec.encodings == {}
     shard = loaded(path, [Window(0, True, range(2), True)])
-    assert shard.weight_bytes == weight_bytes(spec, list(spec.parts()), "bfloat16")
+    assert shard.memory.weights == weight_bytes(spec, list(spec.parts()), "bfloat16")
 
 
 FORMATS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]

@@ -13,7 +13,8 @@ from potluck.worker.kv import KvError
 from potluck.worker.packing import Packer, WeightError
 from potluck.worker.pieces import keys_of_pieces, pieces_of
 from potluck.worker.shard import Shard, ShardConfig, StepError, Window
-from potluck.worker.weights import InMemory
+from potluck.worker.shard_memory import ShardMemory
+from potluck.worker.weight_source import InMemory
 
 CONFIG = ShardConfig(torch.float32, 8, 4, 16, torch.device("cpu"))
 GREEDY = Sampling(temperature=0.0)
@@ -75,8 +76,9 @@ def test_it_holds_the_bytes_it_requires(tiny_model, family, dtype):
     config = replace(CONFIG, dtype=dtype)
     path = tiny_model(family)
     shard, _ = loaded(path, windows, config)
-    weights, kv = Shard.required_bytes(read_spec(path), windows, config)
-    assert (shard.weight_bytes, shard.kv_bytes) == (weights, kv)
+    memory = ShardMemory(read_spec(path), tuple(windows), config)
+    weights, kv = memory.weights, memory.kv
+    assert (shard.memory.weights, shard.memory.kv) == (weights, kv)
     # The q and k norms are kept once per head.
     spec = read_spec(path)
     repeated = 3 * (spec.heads + spec.kv_heads - 2) * spec.head_dim * 4 if spec.qk_norm else 0
@@ -86,7 +88,7 @@ def test_it_holds_the_bytes_it_requires(tiny_model, family, dtype):
 def test_a_tied_head_away_from_the_embedding_reads_it_too(tiny_model):
     shard, seen = loaded(tiny_model("qwen2"), [Window(3, False, range(0), True)])
     assert seen == [TensorKey(Role.OUTPUT_NORM), TensorKey(Role.EMBEDDING)]
-    assert shard.kv_bytes == 0
+    assert shard.memory.kv == 0
 
 
 def test_a_tensor_of_the_wrong_shape_is_refused(tiny_model):
@@ -114,7 +116,7 @@ def test_impossible_windows(tiny_model, windows):
 def test_a_step_that_only_drops(whole):
     whole.run(0, Step(1, [run(1, [5, 6], [0])]), None)
     assert whole.run(0, Step(2, [], dropped=[1]), None) == []
-    assert len(whole._tables) == 0
+    assert len(whole._steps.tables) == 0
 
 
 def test_a_prompt_chunk_in_the_middle_has_no_outcome(whole):
@@ -185,7 +187,7 @@ def test_steps_overtake_each_other_between_windows(tiny_model):
     shard, _ = loaded(path, windows)
     rows = [shard.run(0, step, None) for step in (first, second)]
     assert [shard.run(1, step, x) for step, x in zip((first, second), rows, strict=True)] == wanted
-    assert not shard._underway
+    assert not shard._steps.underway
 
 
 def test_hidden_rows_of_the_caller_are_left_alone(tiny_model):

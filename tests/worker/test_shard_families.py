@@ -57,7 +57,7 @@ def test_eight_requests_together_read_as_alone(in_process, tiny_model, tiny_orac
     texts = pipeline.generate([in_process.Request(prompt) for prompt in prompts], 24, chunk)
     for prompt, tokens in zip(prompts, texts, strict=True):
         assert oracle.agrees(prompt, tokens)
-    assert len(pipeline.shards[0]._tables) == 0
+    assert len(pipeline.shards[0]._steps.tables) == 0
 
 
 def test_one_changed_layer_changes_the_text(in_process, tiny_model):
