@@ -36,6 +36,11 @@ class FormatSpeed:
     bandwidth: float
 
 
+_FLOAT32 = 4
+# Where a device's formats have it, how fast it attends: operations of many rows, bytes of KV with one.
+ATTENTION = "attention"
+
+
 class Speeds(Protocol):
     """What a device does per second; `planner.fleet.Device` is one."""
 
@@ -113,7 +118,7 @@ class PartCost:
         weights: reading the weights, once a step.
         position: reading the KV of one position of one sequence.
         moved: memory traffic of a row (the embedding's).
-        row, attended: multiplying a row; its attention to one position.
+        row, attended: multiplying a row, and what is done with it between products; its attention to one position.
         window: most positions attended to, None for all.
         at_head: whether only sampled rows are computed.
         overhead: what software adds once a step; not in `seconds`.
@@ -149,21 +154,37 @@ class PartCost:
 def part_cost(spec: ModelSpec, part: Part, compute: tuple[Speeds, str]) -> PartCost:
     """The cost of a part on a device in a compute type."""
     device, dtype = compute
+    attention = device.formats.get(ATTENTION, FormatSpeed(device.flops, device.memory_bandwidth))
     kv = kv_bytes_per_token(spec, dtype) if part.kind is PartKind.ATTENTION else 0
     attended = 4.0 * spec.heads * spec.head_dim if part.kind is PartKind.ATTENTION else 0.0
     is_embedding = part.kind is PartKind.EMBEDDING
     held = {} if is_embedding else _held(spec, part, compute)
     return PartCost(
         weights=sum(nbytes / speed.bandwidth for speed, (nbytes, _) in held.items()),
-        position=kv / device.memory_bandwidth,
+        position=kv / attention.bandwidth,
         moved=spec.hidden * itemsize(dtype) / device.memory_bandwidth if is_embedding else 0.0,
-        row=sum(2.0 * numbers / speed.flops for speed, (_, numbers) in held.items()),
-        attended=attended / device.flops,
+        row=sum(2.0 * numbers / speed.flops for speed, (_, numbers) in held.items())
+        + activation_bytes(spec, part) / device.memory_bandwidth,
+        attended=attended / attention.flops,
         window=spec.layers[part.layer].window if part.layer is not None else None,
         at_head=part.kind is PartKind.HEAD,
         # Both halves of a layer are a few calls.
         overhead=device.layer_overhead / 2 if part.layer is not None else 0.0,
     )
+
+
+def activation_bytes(spec: ModelSpec, part: Part) -> int:
+    """Bytes that a row of float32 numbers takes to and from memory between a layer's products.
+
+    Norm: read and written; what products take and give; rope, gate and residual sum: read and written once more.
+    """
+    match part.kind:
+        case PartKind.ATTENTION:
+            return _FLOAT32 * (6 * spec.hidden + 3 * (spec.heads * spec.head_dim + spec.kv_width()))
+        case PartKind.FFN:
+            return _FLOAT32 * (5 * spec.hidden + 5 * spec.ffn)
+        case _:
+            return 0
 
 
 def _held(spec: ModelSpec, part: Part, compute: tuple[Speeds, str]) -> dict[FormatSpeed, tuple[int, int]]:

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle, repeat
+from itertools import cycle
 from math import prod
 
 import torch
@@ -22,13 +22,14 @@ from potluck.models.encodings import PACKED, packed_bytes, plain_bytes
 from potluck.worker.device import CPU
 from potluck.worker.emulation import DescribedDevice
 from potluck.worker.residence import DeviceMemory, HostMemory, Product, Residence
-from potluck.worker.timing import Work, seconds, steady_median
+from potluck.worker.timing import Work, seconds, typical
 
 _PLAIN = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _PLAIN_OF = {"float32": "F32", "float16": "F16"}
 # Whatever it is taken for, a byte of this makes an ordinary number; zeros and denormal ones may be quicker or slower.
 BYTE = 0x3C
 _ROUNDS = 3
+_COLD = 16  # matrices that prompts take turns over
 _SETTLE = 2  # products that are not counted: threads wake, memory for the result is had
 
 
@@ -81,12 +82,13 @@ class KernelBench:
 
     def _flops(self, encoding: str, shapes: Shapes) -> float:
         x_TI = torch.ones(shapes.rows, shapes.prefill[1], device=self.device)
-        (product, *_) = self._products(encoding, shapes.prefill, 1)
+        # A prompt, too, finds no weights in the cache: a layer's are used once per step.
+        products = self._products(encoding, shapes.prefill, _COLD)
         # Alone it would take a slow node seconds.
-        product(x_TI[:_SETTLE])
+        products[0](x_TI[:_SETTLE])
         flops = 2.0 * prod(shapes.prefill) * shapes.rows
-        work = Work(partial(product, x_TI), flops, encoding=encoding)
-        return flops / steady_median((seconds(work, self.described, self.device) for _ in repeat(None)), self.budget)
+        works = (Work(partial(product, x_TI), flops, encoding=encoding) for product in cycle(products))
+        return flops / typical((seconds(work, self.described, self.device) for work in works), self.budget)
 
     def _bandwidth(self, encoding: str, shapes: Shapes) -> float:
         nbytes = _bytes(encoding, shapes.decode, self.device)
@@ -95,7 +97,7 @@ class KernelBench:
         works = (Work(partial(product, x_TI), 0.0, nbytes, encoding) for product in cycle(products))
         for _ in range(_SETTLE):
             seconds(next(works), self.described, self.device)
-        return nbytes / steady_median((seconds(work, self.described, self.device) for work in works), self.budget)
+        return nbytes / typical((seconds(work, self.described, self.device) for work in works), self.budget)
 
     def _stored(self, encoding: str, shapes: Shapes) -> int:
         return stored_bytes(encoding, shapes.decode, self.device)

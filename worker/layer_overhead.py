@@ -7,6 +7,7 @@ takes is what a layer of any size takes beside its products. The rest of a step 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -15,7 +16,7 @@ from potluck.models.spec import LayerSpec, ModelSpec, Rope
 from potluck.proto.step import Outputs, Run, Sampling, Step
 from potluck.worker.pieces import Unit, pieces_of
 from potluck.worker.shard import Shard, ShardConfig, Window
-from potluck.worker.timing import Work, seconds, steady_median
+from potluck.worker.timing import Work, seconds, typical
 from potluck.worker.weight_source import InMemory
 
 _FEW, _MANY = 4, 20
@@ -23,7 +24,7 @@ _BUDGET = 0.1  # seconds for each of both
 _WARM = 20  # steps that are not counted: caches fill, threads wake
 _STEPS = 400  # that fit the KV
 _BLOCK = 16
-_TINY = ModelSpec(
+TINY = ModelSpec(
     name="tiny",
     family="llama",
     layers=(LayerSpec(Rope(1e4), None),) * _MANY,
@@ -46,10 +47,16 @@ def measure_layer_overhead(dtype: torch.dtype) -> float:
 
 
 def _step_seconds(layers: int, dtype: torch.dtype) -> float:
-    config = ShardConfig(dtype, -(-_STEPS // _BLOCK), _BLOCK, 1, torch.device("cpu"))
-    shard = Shard(_TINY, [Window(0, False, range(layers), False)], config)
-    shard.load(InMemory(lambda unit: _weights(unit, config)))
-    return steady_median(_steps(shard, torch.ones(1, _TINY.hidden, dtype=dtype)), _BUDGET)
+    shard = tiny_shard(replace(TINY, layers=TINY.layers[:layers]), dtype, _STEPS, 1)
+    return typical(_steps(shard, torch.ones(1, TINY.hidden, dtype=dtype)), _BUDGET)
+
+
+def tiny_shard(spec: ModelSpec, dtype: torch.dtype, kv_tokens: int, rows: int) -> Shard:
+    """All layers of a model, without its ends; its weights are zeros."""
+    config = ShardConfig(dtype, -(-kv_tokens // _BLOCK), _BLOCK, rows, torch.device("cpu"))
+    shard = Shard(spec, [Window(0, False, range(len(spec.layers)), False)], config)
+    shard.load(InMemory(lambda unit: _weights(spec, unit, config)))
+    return shard
 
 
 def _steps(shard: Shard, x_TD: torch.Tensor) -> Iterator[float]:
@@ -69,5 +76,5 @@ def _step(number: int) -> Step:
     return Step(number, [Run(0, number - 1, [1], blocks, Outputs.LAST, sampling)], [])
 
 
-def _weights(unit: Unit, config: ShardConfig) -> dict[str, torch.Tensor]:
-    return {piece.name: torch.zeros(piece.nbytes, dtype=torch.uint8) for piece in pieces_of(_TINY, unit, config.form)}
+def _weights(spec: ModelSpec, unit: Unit, config: ShardConfig) -> dict[str, torch.Tensor]:
+    return {piece.name: torch.zeros(piece.nbytes, dtype=torch.uint8) for piece in pieces_of(spec, unit, config.form)}

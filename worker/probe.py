@@ -12,7 +12,9 @@ from pathlib import Path
 
 import torch
 
+from potluck.models.costs import ATTENTION
 from potluck.proto import cluster_pb2 as pb
+from potluck.worker.attention_speed import measure_attention
 from potluck.worker.capacity import host_memory_free, host_memory_total, swap_space, usable_cores
 from potluck.worker.device import CPU, device_memory
 from potluck.worker.disk_speed import DiskSpeed, measure_disk
@@ -94,6 +96,8 @@ def _add_overheads(reply: pb.ProbeReply, subject: Subject, dtype: torch.dtype) -
     if subject.device.type == "cpu" and subject.emulation.device is None:
         # Of a described node all that a layer takes here is hidden in what its products take there.
         reply.layer_overhead = measure_layer_overhead(dtype)
+        speed = measure_attention(dtype)
+        reply.formats.add(format=ATTENTION, flops=speed.flops, bandwidth=speed.bandwidth)
     if subject.device.type != "cpu":
         from potluck.worker.gpu.copy_speed import measure_copy_bandwidth
 

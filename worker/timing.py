@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 
+from potluck.worker.capacity import usable_cores
 from potluck.worker.device import wait_for
 from potluck.worker.emulation import DescribedDevice
 from potluck.worker.pace import at_least
 
 _LEAST = 5
+_PERIODS = 0.3  # seconds: of 100 ms, as the kernel has them unless told, three
 _STEADY = 0.05  # of the median: how far apart the quarters of the samples may be
 
 
@@ -37,20 +39,38 @@ def seconds(work: Work, described: DescribedDevice | None, device: torch.device)
     return time.perf_counter() - begun
 
 
-def steady_median(samples: Iterable[float], budget: float) -> float:
+def typical(samples: Iterable[float], budget: float) -> float:
     """The median of samples, of which more are taken while they differ, for at most `budget` seconds together.
 
-    Other programs make some samples longer, so that a mean would be of them, and the least of what seldom happens.
+    Other programs make some samples longer, so that a mean would be of them, and the least of what seldom happens. But
+    where a control group's quota stops this process for a part of every period, what it stops counts: there it is the
+    mean, over many periods.
 
     Raises:
         StatisticsError: there is none.
     """
     taken: list[float] = []
+    if is_throttled():
+        return statistics.mean(_until(samples, max(budget, _PERIODS)))
     for sample in samples:
         taken.append(sample)
         if sum(taken) >= budget or _is_steady(taken):
             break
     return statistics.median(taken)
+
+
+def is_throttled() -> bool:
+    """Whether a quota leaves less than a core for every thread that computes."""
+    return usable_cores() < torch.get_num_threads()
+
+
+def _until(samples: Iterable[float], budget: float) -> Iterator[float]:
+    spent = 0.0
+    for sample in samples:
+        yield sample
+        spent += sample
+        if spent >= budget:
+            return
 
 
 def _is_steady(taken: list[float]) -> bool:

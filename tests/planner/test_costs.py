@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potluck.models.costs import FormatSpeed, Pass, bytes_moved, flops, part_cost, seconds
+from potluck.models.costs import FormatSpeed, Pass, activation_bytes, bytes_moved, flops, part_cost, seconds
 from potluck.models.sizes import itemsize, kv_bytes_per_token, layer_parts, weight_bytes
 from potluck.models.spec import Part, PartKind
 from potluck.planner.fleet import Device
@@ -90,6 +90,7 @@ def test_a_format_whose_speed_is_known_takes_its_own_time(homes):
     numbers = spec.hidden * spec.ffn
     rest = weight_bytes(spec, [ffn], "quantized") - 2 * numbers * 18 // 32
     assert cost.weights == pytest.approx(2 * numbers * 18 / 32 / 10e9 + rest / 20e9)
-    assert cost.row == pytest.approx(2 * 2 * numbers / 400e9 + 2 * numbers / 100e9)
+    between = activation_bytes(spec, ffn) / 20e9
+    assert cost.row == pytest.approx(2 * 2 * numbers / 400e9 + 2 * numbers / 100e9 + between)
     # Where the format does not stay, its speed says nothing.
     assert part_cost(spec, ffn, (known, "float32")) == part_cost(spec, ffn, (replace(known, formats={}), "float32"))

@@ -21,7 +21,7 @@ from potluck.worker.emulation import DescribedDevice
 from potluck.worker.gpu.copy_speed import measure_copy_bandwidth
 from potluck.worker.kernel_speed import KernelBench, filled_pool, formats_here, in_turn, pool_size
 from potluck.worker.layer_overhead import measure_layer_overhead
-from potluck.worker.timing import Work, seconds, steady_median
+from potluck.worker.timing import Work, seconds, typical
 
 MIB = 1 << 20
 
@@ -46,7 +46,7 @@ def counted(samples, taken):
 )
 def test_samples_are_taken_until_they_agree_or_the_budget_is_spent(samples, median, count):
     taken = []
-    assert steady_median(counted(samples, taken), 30.0) == median
+    assert typical(counted(samples, taken), 30.0) == median
     assert len(taken) == count
 
 

@@ -6,7 +6,7 @@ from itertools import repeat
 
 import torch
 
-from potluck.worker.timing import Work, seconds, steady_median
+from potluck.worker.timing import Work, seconds, typical
 
 _COPIED = 256 << 20
 _BUDGET = 0.3
@@ -17,4 +17,4 @@ def measure_copy_bandwidth(device: torch.device, size: int = _COPIED) -> float:
     host = torch.full((size,), 1, dtype=torch.uint8, pin_memory=device.type == "cuda")
     there = torch.empty(size, dtype=torch.uint8, device=device)
     copy = Work(lambda: there.copy_(host, non_blocking=True))
-    return size / steady_median((seconds(copy, None, device) for _ in repeat(None)), _BUDGET)
+    return size / typical((seconds(copy, None, device) for _ in repeat(None)), _BUDGET)
