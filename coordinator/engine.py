@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from potluck.coordinator.driver import Driver, EpochOver
+from potluck.coordinator.driver import Epoch, EpochOver
 from potluck.coordinator.generation import (
     Drawn,
     EngineStatus,
@@ -36,7 +36,7 @@ class ServingEngine:
         self._metrics = metrics
         metrics.refreshers.append(self._refresh_metrics)
         self._lock = threading.Lock()
-        self._driver: Driver | None = None
+        self._driver: Epoch | None = None
         self._reason, self._retry_after = "the model is loading", _RETRY_SECONDS
         self._streams: dict[int, Stream] = {}
         self._watches: dict[int, RequestWatch] = {}
@@ -44,12 +44,12 @@ class ServingEngine:
         self._dead: list[str] = []
         self._closed = ""
 
-    def attach(self, driver: Driver) -> None:
+    def attach(self, driver: Epoch) -> None:
         """Serve with this epoch from now on."""
         with self._lock:
             self._driver, self._reason = driver, ""
 
-    def detach(self, reason: str, retry_after: int = _RETRY_SECONDS, running: str = "") -> Driver | None:
+    def detach(self, reason: str, retry_after: int = _RETRY_SECONDS, running: str = "") -> Epoch | None:
         """Stop serving: running requests end with `running` (or the reason), new ones are refused with the reason."""
         with self._lock:
             driver, self._driver = self._driver, None

@@ -61,6 +61,8 @@ def serve(
     streaming: flags.Streaming = True,
     spread: flags.Spread = flags.SpreadName.ALL,
     share: flags.Share = None,
+    goal: flags.Goal = flags.GoalName.LATENCY,
+    with_: flags.With = None,
     without: flags.Without = None,
     threads: flags.Threads = 0,
     local: flags.Local = False,
@@ -83,7 +85,7 @@ def serve(
     wish = Wish(
         *(dtype, rounds, context, kv_tokens, fewest, out, max_rows, step_seconds, wire.value, quantize, streaming)
     )
-    wish = replace(wish, spread=spread.value, share=tuple(share or ()))
+    wish = replace(wish, spread=spread.value, share=tuple(share or ()), aim=goal.value, pinned=tuple(with_ or ()))
     prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
     hosts = (*default_hosts(host), *(allowed_host or ()))
     options = ApiOptions(
@@ -112,6 +114,7 @@ def run(
     streaming: flags.Streaming = True,
     spread: flags.Spread = flags.SpreadName.ALL,
     share: flags.Share = None,
+    with_: flags.With = None,
     without: flags.Without = None,
     threads: flags.Threads = 0,
     local: flags.Local = False,
@@ -127,7 +130,7 @@ def run(
     text = sys.stdin.read() if prompt == "-" else prompt
     out = tuple(without or ())
     wish = Wish(dtype, rounds, context, None, fewest, out, quantize=quantize, streaming=streaming)
-    wish = replace(wish, spread=spread.value, share=tuple(share or ()))
+    wish = replace(wish, spread=spread.value, share=tuple(share or ()), pinned=tuple(with_ or ()))
     prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
     raise typer.Exit(run(prepared.with_template(chat_template), Ask(text, max_tokens, temperature, seed, raw), as_json))
 
@@ -153,7 +156,9 @@ def plan(
     streaming: flags.Streaming = True,
     spread: flags.Spread = flags.SpreadName.BEST,
     share: flags.Share = None,
+    goal: flags.Goal = flags.GoalName.LATENCY,
     solver: flags.Solver = flags.SolverName.EXACT,
+    with_: flags.With = None,
     without: flags.Without = None,
     threads: flags.Threads = 0,
     local: flags.Local = False,
@@ -176,6 +181,7 @@ def plan(
     out = tuple(without or ())
     wish = Wish(dtype, rounds, context, kv_tokens, fewest, out, quantize=quantize, streaming=streaming, prompt=prompt)
     wish = replace(wish, batch=batch, spread=spread.value, share=tuple(share or ()), solver=solver.value)
+    wish = replace(wish, aim=goal.value, pinned=tuple(with_ or ()))
     changes = Changes(tuple(add or ()), tuple(remove or ()), tuple(link or ()))
     described = describing(model, where.cache, offline)
     show_plan(described, where, wish, changes, Output(plan_file, save, html, as_json))

@@ -11,7 +11,7 @@ from potluck.deploy.machine import can_multiply_quantized, native_dtype
 from potluck.models.quantize import with_quantization
 from potluck.models.spec import ModelSpec
 from potluck.planner.fleet import NodeName
-from potluck.planner.goal import Goal, Solver, Spread
+from potluck.planner.goal import Aim, Goal, Solver, Spread
 from potluck.planner.memory import streams
 from potluck.planner.plan import Plan
 from potluck.planner.plan_file import plan_from_data
@@ -45,6 +45,8 @@ class Wish:
     spread: Spread = "all"
     share: tuple[str, ...] = ()
     solver: Solver = "exact"
+    aim: Aim = "latency"
+    pinned: tuple[str, ...] = ()
 
 
 def context_of(spec: ModelSpec, wish: Wish) -> int:
@@ -96,10 +98,12 @@ def check_wish(spec: ModelSpec, wish: Wish, plan: Plan | None) -> None:
 
 def _check_placement(wish: Wish) -> None:
     asked = {
+        "--with": bool(wish.pinned),
         "--without": bool(wish.without),
         "--share": bool(wish.share),
         "--rounds": wish.rounds != 1,
         "--fewest": wish.fewest,
+        "--goal": wish.aim != "latency",
     }
     for option in (option for option, given in asked.items() if given):
         raise PlanError(f"--plan says who holds what, so {option} would change nothing; leave one of them out")
@@ -127,8 +131,10 @@ def goal_of(spec: ModelSpec, name: str, wish: Wish) -> Goal:
         spread="fewest" if wish.fewest else wish.spread,
         shares=shares_of(wish.share),
         solver=wish.solver,
+        aim=wish.aim,
         batch=wish.batch,
         excluded=frozenset(NodeName(node) for node in wish.without),
+        pinned=frozenset(NodeName(node) for node in wish.pinned),
         model=name,
         chunk=wish.max_rows,
         streaming=wish.streaming,

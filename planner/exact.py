@@ -16,7 +16,8 @@ from potluck.planner.plan import Plan
 from potluck.planner.problem import Problem, Search
 from potluck.planner.ring_search import MOST_WHOLE
 from potluck.planner.strategy import Strategy
-from potluck.planner.strategy_group import groups, least_seconds
+from potluck.planner.strategy_group import groups, least_seconds_of_groups
+from potluck.planner.strategy_replicas import least_seconds, replicas
 from potluck.planner.strategy_ring import pipeline, streamed_ring
 from potluck.planner.strategy_single import single
 from potluck.planner.tour import MOST_EXACT
@@ -26,6 +27,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "single node": single,
     "ring": streamed_ring,
     "group": groups,
+    "replicas": replicas,
 }
 
 
@@ -75,8 +77,13 @@ def _proof(problem: Problem, name: str, found: Mapping[str, Search]) -> Proof:
         method = (
             "groups grown from the quickest pair; bound: the quickest nodes' speeds together, with the least latency"
         )
+        return Proof(name, method, seconds, min(seconds, least_seconds_of_groups(problem)))
+    if problem.request.goal.batch > 1:
+        # The programmes are of one request at a time.
+        method = f"{_method(problem)}; solved for one request, bound: all nodes computing all the time"
         return Proof(name, method, seconds, min(seconds, least_seconds(problem)))
-    return Proof(name, _method(problem), seconds, min(seconds, *(one.bound for one in found.values())))
+    bound = max(min(one.bound for one in found.values()), least_seconds(problem))
+    return Proof(name, _method(problem), seconds, min(seconds, bound))
 
 
 def _alternatives(others: Sequence[tuple[str, Search]]) -> Iterator[Alternative]:

@@ -62,12 +62,16 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A plan, what it costs in seconds (`objective`), and how it came about."""
+    """A plan, what it costs in seconds (`objective`), and how it came about.
+
+    `routes`: of a plan with several, each found by itself; `problem` and `layout` are then the first one's.
+    """
 
     plan: Plan
     seconds: float
     problem: Problem
     layout: Layout
+    routes: tuple[Found, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
