@@ -297,7 +297,8 @@ def _next(command: str, *left_out: str) -> str:
 
 def _after_plan(can_serve: bool, html: Path | None, save: Path | None) -> str:
     if can_serve:
-        command = _next("serve", "--save", "--html", "--prompt", "--batch", "--solver")
+        placing = ("--goal", "--with", "--without", "--share", "--rounds", "--spread") if save else ()
+        command = _next("serve", "--save", "--html", "--prompt", "--batch", "--solver", *placing)
         return f"{command} --plan {save}" if save else command if "--spread" in command else f"{command} --spread best"
     if html is None:
         return f"{_next('plan')} --html plan.html"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
+from potluck.planner.capacity import least_seconds
 from potluck.planner.evidence import Alternative, Proof
 from potluck.planner.exact_reasons import exact_reasons
 from potluck.planner.fit import refusal
@@ -17,7 +18,7 @@ from potluck.planner.problem import Problem, Search
 from potluck.planner.ring_search import MOST_WHOLE
 from potluck.planner.strategy import Strategy
 from potluck.planner.strategy_group import groups, least_seconds_of_groups
-from potluck.planner.strategy_replicas import least_seconds, replicas
+from potluck.planner.strategy_replicas import replicas
 from potluck.planner.strategy_ring import pipeline, streamed_ring
 from potluck.planner.strategy_single import single
 from potluck.planner.tour import MOST_EXACT
@@ -93,11 +94,12 @@ def _alternatives(others: Sequence[tuple[str, Search]]) -> Iterator[Alternative]
 
 
 def _method(problem: Problem) -> str:
+    tried = "groups were tried" if problem.request.goal.aim == "latency" else "groups and replicas were tried"
     if len(problem.places) <= MOST_EXACT:
-        return "mixed-integer programme with exact hops; groups were tried"
+        return f"mixed-integer programme with exact hops; {tried}"
     if len(problem.places) <= MOST_WHOLE:
-        return f"mixed-integer programme with cheapest hops, with exact ones over {MOST_EXACT} nodes; groups were tried"
-    return "mixed-integer programme over the most promising nodes, bound by its relaxation over all; groups were tried"
+        return f"mixed-integer programme with cheapest hops, with exact ones over {MOST_EXACT} nodes; {tried}"
+    return f"mixed-integer programme over the most promising nodes, bound by its relaxation over all; {tried}"
 
 
 def _seconds(search: Search) -> float:

@@ -68,7 +68,7 @@ def test_a_configuration_on_this_machine_comes_first(cluster, tmp_path, tiny_mod
 def test_json_has_these_names(cluster):
     """Programs read them: a name that goes, or means something else, breaks them."""
     report = planned(cluster("plan", "smollm2", "--fleet", "trio", "--spread", "all", "--json"))
-    assert set(report) == {"fleet", "engine", "plan", "nodes", "predicted", "model", "fleet_file", "token"}
+    assert set(report) == {"fleet", "engine", "plan", "nodes", "goal", "predicted", "model", "fleet_file", "token"}
     assert set(report["model"]) == {"name", "origin", "parameters", "layers"}
     assert set(report["nodes"]) == {"desktop", "laptop", "mini-pc"}
     assert set(report["nodes"]["desktop"]) == {
