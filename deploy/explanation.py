@@ -17,7 +17,6 @@ from potluck.deploy.tables import bytes_text, link_text, plan_table, seconds_tex
 from potluck.deploy.token_time import Span, seconds_by, token_spans
 from potluck.models.spec import ModelSpec
 from potluck.planner.evidence import Alternative
-from potluck.planner.memory import streams
 from potluck.planner.plan import Plan
 
 # More stages than this are a table that nobody reads: the sums below it say what matters.
@@ -81,7 +80,6 @@ def _evidence(plan: Plan) -> list[str]:
         told.append(f"Next best: {_next_best(other)}, {seconds_text(other.seconds)}.")
     if plan.proof:
         proved = "proved to be the best" if plan.proof.is_optimal else f"at most {plan.proof.gap:.1%} from the best"
-        proved += " of those with room for two windows of what is read from disk" if streams(plan) else ""
         told.append(f"{_kind(plan.proof.strategy).capitalize()}, {proved} ({plan.proof.method}).")
     return told
 

@@ -75,11 +75,11 @@ class Place:
         return min(holder.room(ends) for holder in self.holders)
 
     def most(self, ends: Ends = ()) -> int:
-        """Layers that it could run beside these ends, some of them streamed through room for two of them."""
+        """Layers that it could run beside these ends, some of them streamed through room for one of them."""
         holder = self.holders[0]
         if not self.disk:
             return self.room(ends)
-        streamed = (holder.free - holder.ends[ends] - 2 * holder.layer_weights) // holder.layer_kv
+        streamed = (holder.free - holder.ends[ends] - holder.layer_weights) // holder.layer_kv
         return max(self.room(ends), streamed)
 
     def seconds(self, layers: int, ends: Ends = ()) -> float:

@@ -54,7 +54,8 @@ class Problem:
         """A layout as a plan with its prediction."""
         spec, goal = self.request.spec, self.request.goal
         kept = {self.places[number].name: count for number, count in layout.kept.items()}
-        route = cut_route(route_of(layout, self.places, spec), kept)
+        runs = {self.places[number].name: layout.runs.get(number, self.layers) for number in layout.kept}
+        route = cut_route(route_of(layout, self.places, spec), kept, runs)
         plan = Plan(goal.model or spec.name, goal.dtype, (route,), goal.kv_tokens)
         prediction = predict(plan, self.fleet, spec, goal)
         return Found(replace(plan, prediction=prediction), objective(prediction, goal), self, layout)

@@ -1,13 +1,13 @@
 """Who takes how many layers, in how many resident, where the ends go and who is left out: as a mixed-integer programme.
 
 For a number of rounds k, with for every place whole numbers `layers` l, `away` o (streamed of them) and `windows` w
-(the larger half of streaming's buffer, in layers), and binaries `used`, `embedding`, `head`, `both` and `streams`:
+(layers that there is room for while they come and go), and binaries `used`, `embedding`, `head`, `both` and `streams`:
 
     minimise the aim, subject to
     k used <= l <= most used                        a place in the ring has a window in every round
     l <= room(ends) + most streams                  what is not streamed fits, beside the ends that are there
-    (l - o) b + 2 w b + l kv + ends <= free         what is streamed comes and goes through room for two windows
-    w >= l / k - most / k (1 - streams), o <= l, o <= most streams
+    (l - o) b + w b + l kv + ends <= free           what is streamed comes and goes beside what stays
+    w >= o / k, w >= streams, o <= l, o <= most streams
     one embedding, one head, sum of l = L
     serial = sum of busy + hops                     a token's way, nobody waiting for a disk
     cycle >= serial, cycle >= o b / disk            disks read all the time, hidden behind everybody's compute
@@ -21,6 +21,7 @@ times. `hop_terms` says what the hops are. Seconds are scaled, so that tolerance
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from potluck.planner.places import ALL_ENDS, Place
 from potluck.planner.problem import Problem
@@ -29,6 +30,9 @@ from potluck.planner.programme import Programme, Terms, scaled, total
 # Of what costs the same, the one whose tokens are on their way for the shortest time.
 _SECOND = 1e-6
 _SCALE = 1e3
+
+
+Room = Literal["none", "window", "layer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,13 @@ class Columns:
 class RingProgramme:
     """The programme without its hops, which `hop_terms` adds, and without its aim, which `set_aim` adds last."""
 
-    def __init__(self, problem: Problem, rounds: int, limit: float) -> None:
-        """`limit`: seconds that are known to be possible; what cannot cost less is not looked for."""
-        self.problem, self.rounds = problem, rounds
+    def __init__(self, problem: Problem, rounds: int, limit: float, room: Room = "none") -> None:
+        """`limit`: seconds that are known to be possible; what cannot cost less is not looked for.
+
+        `room` for what is streamed: none, what a window streams, or a single layer, which says what no ring that
+        streams can cost less than, and nothing about what it costs.
+        """
+        self.problem, self.rounds, self.room = problem, rounds, room
         self._scale, self._limit = _SCALE / limit, limit
         self.programme = Programme()
         self.waits: list[Terms] = []
@@ -105,7 +113,7 @@ class RingProgramme:
         )
 
     def _may_stream(self, place: Place) -> bool:
-        return place.disk > 0 and self.rounds > 1
+        return place.disk > 0 and self.room != "none"
 
     def _most(self, place: Place) -> int:
         most = place.most() if self._may_stream(place) else place.room()
@@ -134,13 +142,14 @@ class RingProgramme:
     def _stream(self, place: Place, columns: Columns, most: int) -> None:
         holder, rounds = place.holders[0], self.rounds
         unit = float(holder.layer_weights)
-        kept = {columns.layers: 1.0 + holder.layer_kv / unit, columns.away: -1.0, columns.windows: 2.0}
+        kept = {columns.layers: 1.0 + holder.layer_kv / unit, columns.away: -1.0, columns.windows: 1.0}
         ends = self._by_ends(columns, [holder.ends[ends] / unit for ends in ALL_ENDS])
         self.programme.at_most(holder.free / unit, kept, ends)
         self.programme.at_most(0.0, {columns.away: 1.0, columns.layers: -1.0})
         self.programme.at_most(0.0, {columns.away: 1.0, columns.streams: -float(most)})
-        window = {columns.layers: 1.0, columns.windows: -float(rounds), columns.streams: float(most)}
-        self.programme.at_most(float(most), window)
+        self.programme.at_most(0.0, {columns.streams: 1.0, columns.windows: -1.0})
+        if self.room == "window":
+            self.programme.at_most(0.0, {columns.away: 1.0, columns.windows: -float(rounds)})
 
     def _by_ends(self, columns: Columns, values: list[float]) -> Terms:
         """An expression that has the value of the ends that are there: none, the embedding, the head, both."""
@@ -187,7 +196,7 @@ class RingProgramme:
         """How soon a token can follow another: where one streams, when that is there; else one for every node that
         takes part is on its way, and none can pass another in a place or on a link."""
         cycle, next_ = columns
-        if self.rounds > 1:
+        if self.rounds > 1 or self.room != "none":
             self.programme.at_most(0.0, {cycle: 1.0, next_: -1.0})
             return
         for own in (*map(total, busy, self._visits()), *self.waits):

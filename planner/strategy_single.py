@@ -13,7 +13,8 @@ from math import inf
 
 from potluck.planner.layout import Layout
 from potluck.planner.problem import Problem, Search
-from potluck.planner.streaming import kept_beside
+from potluck.planner.stream_moves import most_kept
+from potluck.planner.stream_search import fewest_runs
 from potluck.planner.tour import MOST_EXACT
 
 _CLOSE = 1 + 1e-6
@@ -35,11 +36,11 @@ def single(problem: Problem, limit: float) -> Search:
         if best and least * _CLOSE >= limit:
             break
         if not budget:
-            return Search(best, least)
+            return Search(fewest_runs(best) if best else None, least)
         found, budget = problem.found(layout), budget - 1
         best = min(best or found, found, key=lambda one: one.seconds)
         limit = min(limit, best.seconds)
-    return Search(best)
+    return Search(fewest_runs(best) if best else None)
 
 
 def _layouts(problem: Problem) -> Iterator[Layout]:
@@ -73,15 +74,13 @@ def _quickest(problem: Problem, place: int, seconds: Callable[[int], float]) -> 
 
 
 def _kept(problem: Problem, layout: Layout) -> Iterator[dict[int, int]]:
-    """How many layers stay: all where they fit, else every number that leaves room for two that come and go."""
+    """How many layers stay: all where they fit, else every number that leaves room for one that comes and goes."""
     number = layout.order[0]
     place, ends = problem.places[number], layout.ends(number)
     if place.room(ends) >= problem.layers:
         yield {}
         return
-    holder = place.holders[0]
-    free = holder.free - holder.ends[ends] - problem.layers * holder.layer_kv
-    for kept in range(min(problem.layers - 1, kept_beside(1, free, holder.layer_weights)) + 1):
+    for kept in range(most_kept(place, problem.layers, ends) + 1):
         yield {number: kept}
 
 

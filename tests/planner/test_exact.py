@@ -36,8 +36,7 @@ class Brute:
     """Every plan of one place per stage, by arithmetic of its own; what streams, as `predict` says.
 
     The family: the layers go to an ordered set of nodes in k rounds, every node at least k; embedding and head are on
-    any nodes. Where k > 1, what does not fit is streamed through room for two windows; where one node has all layers,
-    any number of them may be.
+    any nodes. Where the layers of a node do not fit, any number of them may stay that leaves room for one more.
     """
 
     def __init__(self, fleet, spec, goal):
@@ -91,7 +90,8 @@ class Brute:
         if not kept:
             self.best = min(self.best, busy + min(hops)[0])
             return
-        for some in [kept] if rounds > 1 else [{name: less} for name in kept for less in range(kept[name] + 1)]:
+        for stay in product(*(range(most, -1, -1) for most in kept.values())):
+            some = dict(zip(kept, stay, strict=True))
             for hop, order in hops:
                 if max(busy + hop, self.reading(counts, some)) < self.best:
                     self.best = min(self.best, self.predicted(counts, rounds, ends, (order, some)))
@@ -112,15 +112,17 @@ class Brute:
         free = node.device.memory - NODE_OVERHEAD - self.weights(name, parts) - count * self.kv
         if free >= count * self.weights(name):
             return count
-        kept = free // self.weights(name) - 2 * (-(-count // rounds) if rounds else 1)
-        streams = node.disk_bandwidth and rounds != 1 and node.device.kind != "metal"
+        kept = free // self.weights(name) - 1
+        streams = node.disk_bandwidth and node.device.kind != "metal"
         return min(kept, count - 1) if count and streams and kept >= 0 else None
 
     def predicted(self, counts, rounds, ends, streaming):
         order, kept = streaming
         windows = [(window.node, layer_parts(window.layers)) for window in ring_windows(order, counts, rounds)]
         stages = joined([(ends[0], ENDS[:1]), *windows, (ends[1], ENDS[1:])])
-        route = cut_route(Route(tuple(Stage(parts, (Share(name),)) for name, parts in stages)), kept)
+        route = cut_route(
+            Route(tuple(Stage(parts, (Share(name),)) for name, parts in stages)), kept, dict.fromkeys(kept, self.layers)
+        )
         plan = Plan("tiny", self.goal.dtype, (route,), self.goal.kv_tokens)
         return predict(plan, self.fleet, self.spec, self.goal).time_per_token
 

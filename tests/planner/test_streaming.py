@@ -64,9 +64,7 @@ def test_what_does_not_fit_is_read_from_disk(tight, smollm2):
         memory = tight.node(node).device.memory
         assert size.total <= memory
         assert size.weights - size.streamed + budgets[node] + size.kv + NODE_OVERHEAD <= memory
-        # The next window comes in beside the current one.
-        window = max(len(stage.layers) for stage in plan.routes[0].stages if stage.node == node)
-        assert budgets[node] >= 2 * window * layer
+        assert budgets[node] >= layer, "one at least comes and goes"
     assert steps_at_once(plan) == 1
     assert all("read from disk for every token" in plan.reasons[node] for node in counts)
 
