@@ -84,7 +84,11 @@ def _proof(problem: Problem, name: str, found: Mapping[str, Search]) -> Proof:
         method = f"{_method(problem)}; solved for one request, bound: all nodes computing all the time"
         return Proof(name, method, seconds, min(seconds, least_seconds(problem)))
     bound = max(min(one.bound for one in found.values()), least_seconds(problem))
-    return Proof(name, _method(problem), seconds, min(seconds, bound))
+    proof = Proof(name, _method(problem), seconds, min(seconds, bound))
+    if name != "ring" or proof.is_optimal:
+        return proof
+    method = f"{proof.method}; what stays was improved step by step, bound: disks that read all the time"
+    return replace(proof, method=method)
 
 
 def _alternatives(others: Sequence[tuple[str, Search]]) -> Iterator[Alternative]:

@@ -13,8 +13,8 @@ from potluck.planner.stream_moves import most_that_stay
 from potluck.planner.stream_search import fewest_runs, least_seconds_of
 
 _MOST_LAYOUTS = 30_000
-# Steps are predicted layer by layer: so many layers are a few seconds at most, and mostly far fewer are needed.
-_MOST_LAYERS = 20_000
+# Steps are predicted layer by layer: so many layers are about a second.
+_MOST_LAYERS = 5_000
 _CLOSE = 1 + 1e-9
 
 

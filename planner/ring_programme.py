@@ -58,7 +58,7 @@ class RingProgramme:
         """`limit`: seconds that are known to be possible; what cannot cost less is not looked for.
 
         `room` for what is streamed: none, what a window streams, or a single layer, which says what no ring that
-        streams can cost less than, and nothing about what it costs.
+        streams can cost less than, but not what it costs.
         """
         self.problem, self.rounds, self.room = problem, rounds, room
         self._scale, self._limit = _SCALE / limit, limit
@@ -81,6 +81,8 @@ class RingProgramme:
             if place.disk:
                 reading = place.holders[0].layer_weights / place.disk * self._scale
                 self.programme.at_most(0.0, {columns.away: reading, cycle: -1.0})
+        if self.room == "layer":
+            self._read_here(serial, busy, cycle)
         self._share(serial, busy)
         if self.problem.request.goal.aim != "latency":
             self._follow(busy, serial, (cycle, next_))
@@ -186,6 +188,15 @@ class RingProgramme:
             columns.embedding: place.embedding_seconds,
             columns.head: place.head_seconds,
         }
+
+    def _read_here(self, serial: Terms, busy: list[Terms], cycle: int) -> None:
+        """While others compute, a disk reads no more than there is room for, each time that they do: the rest takes
+        its time here, computing or not. Others come between two windows, before the embedding and before the head."""
+        for (place, columns), own in zip(self._pairs(), busy, strict=True):
+            if self._may_stream(place):
+                reading = place.holders[0].layer_weights / place.disk * self._scale
+                left = {columns.away: reading, columns.windows: -(self.rounds + 2) * reading}
+                self.programme.at_most(0.0, scaled(serial, self._scale), scaled(own, -self._scale), left, {cycle: -1.0})
 
     def _share(self, serial: Terms, busy: list[Terms]) -> None:
         for place, own in zip(self.problem.places, busy, strict=True):

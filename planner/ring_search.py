@@ -76,6 +76,8 @@ def _tightened(found: Found, loose: RingProgramme, bound: float) -> Search:
     answer = _solved(ring, exact_hops)
     better = _found(ring, answer) if answer else found
     best = min(found, better, key=lambda one: one.seconds)
+    if loose.room == "layer" and answer:
+        return Search(best, max(bound, ring.seconds(answer.bound)) if few else bound)
     return Search(best, inf if few else bound)
 
 
@@ -125,15 +127,3 @@ def _most_seconds(problem: Problem, rounds: int) -> float:
     ways = sum(hops.between(0, number) + hops.between(number, 0) for number in range(len(problem.places)))
     engine = max(hops.enter(number) + hops.leave(number) for number in range(len(problem.places)))
     return 2 * (slowest + ends + reading * problem.layers + (rounds + 2) * ways + engine)
-
-
-def least_streaming(problem: Problem, limit: float) -> float:
-    """What no ring that streams can cost less than: with room for one layer that comes and goes, and disks that read
-    all the time; infinite where that is more than the limit."""
-    if len(problem.places) < 2:
-        return inf
-    known = limit if limit < inf else _most_seconds(problem, 1)
-    ring = RingProgramme(problem, 1, known, "layer")
-    ring.set_aim(cheapest_hops(ring))
-    answer = ring.programme.minimise(_MOST_BRANCHES, relaxed=len(problem.places) > MOST_WHOLE)
-    return ring.seconds(answer.bound) if answer else inf

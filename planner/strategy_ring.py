@@ -13,7 +13,7 @@ from math import inf
 from potluck.planner.problem import Found, Problem, Search
 from potluck.planner.ring_enumeration import are_few, best_of_all
 from potluck.planner.ring_programme import Room
-from potluck.planner.ring_search import best_ring, least_streaming
+from potluck.planner.ring_search import best_ring
 from potluck.planner.stream_search import refined
 
 # What hides all reading first, then what may not, but reads less.
@@ -35,20 +35,23 @@ def streamed_ring(problem: Problem, limit: float) -> Search:
     """The best ring found that may stream, of all numbers of rounds."""
     if problem.request.goal.rounds > 1 or not any(place.disk for place in problem.places):
         return Search(None)
+    tried: Found | None = None
     if are_few(problem):
-        best, complete = best_of_all(problem, limit)
+        tried, complete = best_of_all(problem, limit)
         if complete:
-            return Search(best)
-    search = _searched(problem, limit)
-    return Search(search, least_streaming(problem, min(limit, search.seconds if search else inf)))
+            return Search(tried)
+    found, bound = _searched(problem, tried.seconds if tried else limit)
+    best = min((one for one in (tried, found) if one), key=lambda one: one.seconds, default=None)
+    return Search(best, bound)
 
 
-def _searched(problem: Problem, limit: float) -> Found | None:
-    """The best of the programmes' rings, improved."""
+def _searched(problem: Problem, limit: float) -> tuple[Found | None, float]:
+    """The best of the programmes' rings, improved, and what no ring can cost less than."""
     found: list[Found] = []
+    bound = inf
     for rounds, room in product(range(1, problem.layers // 2 + 1), _ROOMS):
-        least = min((limit, *(one.seconds for one in found)))
-        search = best_ring(problem, rounds, least, room)
+        search = best_ring(problem, rounds, min((limit, *(one.seconds for one in found))), room)
         found += [search.best] if search.best and search.best.layout.kept else []
+        bound = min(bound, search.bound) if room == "layer" else bound
     promising = sorted(found, key=lambda one: one.seconds)[:_MOST_REFINED]
-    return min(map(refined, promising), key=lambda one: one.seconds, default=None)
+    return min(map(refined, promising), key=lambda one: one.seconds, default=None), bound
