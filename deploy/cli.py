@@ -299,7 +299,9 @@ def _after_plan(can_serve: bool, html: Path | None, save: Path | None) -> str:
     if can_serve:
         placing = ("--goal", "--with", "--without", "--share", "--rounds", "--spread") if save else ()
         command = _next("serve", "--save", "--html", "--prompt", "--batch", "--solver", *placing)
-        return f"{command} --plan {save}" if save else command if "--spread" in command else f"{command} --spread best"
+        if save:
+            return f"{command} --plan {save}"
+        return command if {"--spread", "--plan"} & set(sys.argv) else f"{command} --spread best"
     if html is None:
         return f"{_next('plan')} --html plan.html"
     return f"open {html}; docs/fleet-file.md says how to keep such a fleet in a file"

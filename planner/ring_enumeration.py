@@ -34,19 +34,20 @@ def best_of_all(problem: Problem, limit: float) -> tuple[Found | None, bool]:
     """The best ring that streams and costs less than the limit, and whether all were looked at."""
     least = [(least_seconds_of(layout, problem), layout) for layout in _streaming(problem)]
     least.sort(key=lambda one: one[0])
-    best, budget = None, _MOST_LAYERS // problem.layers
+    best: Layout | None = None
+    budget = _MOST_LAYERS // problem.layers
     for bound, layout in least:
-        if bound * _CLOSE >= limit:
+        if bound * _CLOSE >= limit or not budget:
             break
         for kept in _every_kept(layout):
             if least_seconds_of(kept, problem) * _CLOSE >= limit:
                 continue
-            found, budget = problem.found(kept), budget - 1
-            if found.seconds < limit:
-                best, limit = found, found.seconds
+            seconds, budget = problem.seconds(kept), budget - 1
+            if seconds < limit:
+                best, limit = kept, seconds
             if not budget:
-                return (fewest_runs(best) if best else None), False
-    return (fewest_runs(best) if best else None), True
+                break
+    return (fewest_runs(problem.found(best)) if best else None), budget > 0
 
 
 def _streaming(problem: Problem) -> Iterator[Layout]:

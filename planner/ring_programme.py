@@ -35,6 +35,12 @@ _SCALE = 1e3
 Room = Literal["none", "window", "layer"]
 
 
+def rounds_to_try(layers: int) -> list[int]:
+    """Numbers of rounds that are tried, of all that there are layers for: each stands for those up to the next."""
+    tried = sorted({*range(1, 4), *(factor << power for factor in (2, 3) for power in range(1, layers.bit_length()))})
+    return [rounds for rounds in tried if rounds <= layers // 2]
+
+
 @dataclass(frozen=True, slots=True)
 class Columns:
     """The columns of one place; `first` and `last` say whether it begins or ends the ring."""
@@ -191,11 +197,14 @@ class RingProgramme:
 
     def _read_here(self, serial: Terms, busy: list[Terms], cycle: int) -> None:
         """While others compute, a disk reads no more than there is room for, each time that they do: the rest takes
-        its time here, computing or not. Others come between two windows, before the embedding and before the head."""
+        its time here, computing or not. Others come between two windows, before the embedding and before the head; in
+        all rounds that these stand for."""
+        later = [rounds for rounds in rounds_to_try(self.problem.layers) if rounds > self.rounds]
+        last = later[0] - 1 if later else self.problem.layers // 2
         for (place, columns), own in zip(self._pairs(), busy, strict=True):
             if self._may_stream(place):
                 reading = place.holders[0].layer_weights / place.disk * self._scale
-                left = {columns.away: reading, columns.windows: -(self.rounds + 2) * reading}
+                left = {columns.away: reading, columns.windows: -(last + 2) * reading}
                 self.programme.at_most(0.0, scaled(serial, self._scale), scaled(own, -self._scale), left, {cycle: -1.0})
 
     def _share(self, serial: Terms, busy: list[Terms]) -> None:

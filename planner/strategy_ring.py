@@ -12,13 +12,13 @@ from math import inf
 
 from potluck.planner.problem import Found, Problem, Search
 from potluck.planner.ring_enumeration import are_few, best_of_all
-from potluck.planner.ring_programme import Room
+from potluck.planner.ring_programme import Room, rounds_to_try
 from potluck.planner.ring_search import best_ring
 from potluck.planner.stream_search import refined
 
 # What hides all reading first, then what may not, but reads less.
 _ROOMS: tuple[Room, ...] = ("window", "layer")
-_MOST_REFINED = 3
+_MOST_REFINED = 1
 
 
 def pipeline(problem: Problem, limit: float) -> Search:
@@ -49,7 +49,7 @@ def _searched(problem: Problem, limit: float) -> tuple[Found | None, float]:
     """The best of the programmes' rings, improved, and what no ring can cost less than."""
     found: list[Found] = []
     bound = inf
-    for rounds, room in product(range(1, problem.layers // 2 + 1), _ROOMS):
+    for rounds, room in product(rounds_to_try(problem.layers), _ROOMS):
         search = best_ring(problem, rounds, min((limit, *(one.seconds for one in found))), room)
         found += [search.best] if search.best and search.best.layout.kept else []
         bound = min(bound, search.bound) if room == "layer" else bound

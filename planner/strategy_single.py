@@ -18,8 +18,8 @@ from potluck.planner.stream_search import fewest_runs
 from potluck.planner.tour import MOST_EXACT
 
 _CLOSE = 1 + 1e-6
-# What is streamed is predicted layer by layer: so many layers are a second or two.
-_MOST_LAYERS = 4_000
+# What is streamed is predicted layer by layer: so many layers are about a second.
+_MOST_LAYERS = 1_500
 # In a larger fleet, the quickest places for an end: the second serves where both ends do not fit the first.
 _MOST_ENDS = 2
 
@@ -31,16 +31,19 @@ def single(problem: Problem, limit: float) -> Search:
     whole = next((layout for _, layout in reckoned if not layout.kept), None)
     best = problem.found(whole) if whole else None
     limit = min(limit, best.seconds if best else inf)
+    chosen: Layout | None = None
     budget = max(4, _MOST_LAYERS // problem.layers)
+    bound = inf
     for least, layout in (one for one in reckoned if one[1].kept):
-        if best and least * _CLOSE >= limit:
+        if least * _CLOSE >= limit:
             break
         if not budget:
-            return Search(fewest_runs(best) if best else None, least)
-        found, budget = problem.found(layout), budget - 1
-        best = min(best or found, found, key=lambda one: one.seconds)
-        limit = min(limit, best.seconds)
-    return Search(fewest_runs(best) if best else None)
+            bound = least
+            break
+        seconds, budget = problem.seconds(layout), budget - 1
+        if seconds < limit:
+            chosen, limit = layout, seconds
+    return Search(fewest_runs(problem.found(chosen)) if chosen else best, bound)
 
 
 def _layouts(problem: Problem) -> Iterator[Layout]:

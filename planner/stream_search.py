@@ -10,7 +10,7 @@ from potluck.planner.stream_moves import moved_layouts
 
 _CLOSER, _SAME = 1 - 1e-9, 1 + 1e-9
 # Steps are predicted layer by layer: so many layers are about a second.
-_MOST_LAYERS = 2_000
+_MOST_LAYERS = 1_500
 
 
 def refined(found: Found) -> Found:
@@ -19,9 +19,10 @@ def refined(found: Found) -> Found:
     while budget and (layout := next(moves, None)) is not None:
         if least_seconds_of(layout, found.problem) >= best.seconds * _CLOSER:
             continue
-        other, budget = found.problem.found(layout), budget - 1
-        if other.seconds < best.seconds * _CLOSER:
-            best, moves = other, moved_layouts(other)
+        budget -= 1
+        if found.problem.seconds(layout) < best.seconds * _CLOSER:
+            best = found.problem.found(layout)
+            moves = moved_layouts(best)
     return fewest_runs(best)
 
 
@@ -43,8 +44,8 @@ def fewest_runs(found: Found) -> Found:
     """The same with as few runs as cost no more: a plan that people can read."""
     runs = 1
     while found.layout.kept and runs < found.problem.layers:
-        other = found.problem.found(replace(found.layout, runs=dict.fromkeys(found.layout.kept, runs)))
-        if other.seconds <= found.seconds * _SAME:
-            return other
+        layout = replace(found.layout, runs=dict.fromkeys(found.layout.kept, runs))
+        if found.problem.seconds(layout) <= found.seconds * _SAME:
+            return found.problem.found(layout)
         runs *= 2
     return found

@@ -1,0 +1,46 @@
+"""The exact solver against brute force."""
+
+from collections import Counter
+from math import inf
+
+import pytest
+
+from potluck.planner.executable import executable_stages
+from potluck.planner.plan import Residency
+from potluck.planner.solve import DoesNotFit, solve
+from potluck.planner.validate import validate
+
+INSTANCES = 500
+# Of every fifty, so that none of these is left to chance.
+LEAST = {"infeasible": 3, "GPU used": 8, "pipeline": 5, "ring that streams": 5, "single node that streams": 3}
+
+
+def kinds(fleet, plan):
+    """What is special about an instance and its best plan."""
+    stages = plan.routes[0].stages
+    if any(node.device.kind == "cuda" for node in fleet.nodes if node.name in plan.nodes):
+        yield "GPU used"
+    if any(share.residency is Residency.STREAMED for stage in stages for share in stage.shares):
+        yield f"{plan.proof.strategy} that streams"
+    yield plan.proof.strategy
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_the_cost_is_that_of_brute_force(homes, brute_force, part):
+    seen = Counter()
+    for seed in range(part, INSTANCES, 10):
+        fleet, spec, goal = brute_force.instance(homes, seed)
+        best = brute_force.Brute(fleet, spec, goal).least()
+        try:
+            plan = solve(fleet, spec, goal)
+        except DoesNotFit as error:
+            assert best == inf, f"instance {seed}: {error}"
+            seen["infeasible"] += 1
+            continue
+        seen.update(kinds(fleet, plan))
+        validate(plan, fleet, spec)
+        executable_stages(plan)
+        assert plan.prediction.time_per_token == pytest.approx(plan.proof.seconds)
+        assert brute_force.sequential(plan) == pytest.approx(best, rel=1e-5), f"instance {seed}"
+    for kind, count in LEAST.items():
+        assert seen[kind] >= count, f"too few drawn of {kind}: {seen}"
