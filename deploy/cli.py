@@ -301,7 +301,8 @@ def _after_plan(can_serve: bool, html: Path | None, save: Path | None) -> str:
         command = _next("serve", "--save", "--html", "--prompt", "--batch", "--solver", *placing)
         if save:
             return f"{command} --plan {save}"
-        return command if {"--spread", "--plan"} & set(sys.argv) else f"{command} --spread best"
+        said = any(word.startswith(("--spread", "--plan")) for word in sys.argv)
+        return command if said else f"{command} --spread best"
     if html is None:
         return f"{_next('plan')} --html plan.html"
     return f"open {html}; docs/fleet-file.md says how to keep such a fleet in a file"

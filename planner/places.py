@@ -13,11 +13,12 @@ from functools import cache
 from potluck.models.spec import ModelSpec, Part
 from potluck.planner.costs import Pass, layer_parts, weight_bytes
 from potluck.planner.fleet import Device, Fleet, Node, NodeName
+from potluck.planner.group_sums import Setting
 from potluck.planner.memory import node_bytes
 from potluck.planner.offers import EMBEDDING, ENDS, HEAD, Request
 from potluck.planner.plan import Plan, Route, Share, Stage
 from potluck.planner.splitting import split_shares
-from potluck.planner.stage_seconds import Setting, stage_seconds
+from potluck.planner.stage_seconds import stage_seconds
 
 Ends = tuple[Part, ...]
 ALL_ENDS: tuple[Ends, ...] = ((), (EMBEDDING,), (HEAD,), ENDS)

@@ -23,11 +23,11 @@ from potluck.planner.costs import Pass
 from potluck.planner.first_token import chunk_rows, chunks, last_arrival
 from potluck.planner.fleet import Fleet, Link, NodeName
 from potluck.planner.goal import Goal
+from potluck.planner.group_sums import Setting
 from potluck.planner.memory import node_bytes, steps_at_once, stream_budgets, streams
 from potluck.planner.objective import cost_of
 from potluck.planner.plan import Plan, Prediction, Purpose
 from potluck.planner.prediction import Breakdown, Times, together
-from potluck.planner.stage_seconds import Setting
 from potluck.planner.stalls import Steps
 from potluck.planner.way import Course, Way, course
 

@@ -13,7 +13,7 @@ from math import inf
 from potluck.planner.problem import Found, Problem, Search
 from potluck.planner.ring_enumeration import are_few, best_of_all
 from potluck.planner.ring_programme import Room, rounds_to_try
-from potluck.planner.ring_search import best_ring
+from potluck.planner.ring_search import MOST_WHOLE, best_ring
 from potluck.planner.stream_search import refined
 
 # What hides all reading first, then what may not, but reads less.
@@ -49,7 +49,8 @@ def _searched(problem: Problem, limit: float) -> tuple[Found | None, float]:
     """The best of the programmes' rings, improved, and what no ring can cost less than."""
     found: list[Found] = []
     bound = inf
-    for rounds, room in product(rounds_to_try(problem.layers), _ROOMS):
+    rooms = _ROOMS if len(problem.places) <= MOST_WHOLE else _ROOMS[-1:]
+    for rounds, room in product(rounds_to_try(problem.layers), rooms):
         search = best_ring(problem, rounds, min((limit, *(one.seconds for one in found))), room)
         found += [search.best] if search.best and search.best.layout.kept else []
         bound = min(bound, search.bound) if room == "layer" else bound
