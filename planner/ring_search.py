@@ -15,7 +15,8 @@ from potluck.planner.hop_terms import cheapest_hops, exact_hops
 from potluck.planner.layout import Layout
 from potluck.planner.problem import Found, Problem, Search
 from potluck.planner.programme import Answer, Terms
-from potluck.planner.ring_programme import RingProgramme, Room
+from potluck.planner.ring_columns import Room
+from potluck.planner.ring_programme import RingProgramme
 from potluck.planner.smoothing import smoothed
 from potluck.planner.stream_moves import most_kept
 from potluck.planner.tour import MOST_EXACT, Tour

@@ -11,8 +11,8 @@ from itertools import product
 from math import inf
 
 from potluck.planner.problem import Found, Problem, Search
+from potluck.planner.ring_columns import Room, rounds_to_try
 from potluck.planner.ring_enumeration import are_few, best_of_all
-from potluck.planner.ring_programme import Room, rounds_to_try
 from potluck.planner.ring_search import MOST_WHOLE, best_ring
 from potluck.planner.stream_search import refined
 

@@ -131,7 +131,7 @@ def instance(homes, seed):
     )
     names = "abcd"[: rng.choice([2, 2, 2, 3, 3, 3, 4])]
     tight = rng.choice([0.0, 0.3, 0.6, 0.9, 1.2, 2.0])
-    disks = rng.choice([(0.0,), (0.0, 1e8, 2e9, 7e9, 7e9), (2e9, 7e9)])
+    disks = rng.choice([(0.0,), (0.0, 1e8, 2e9, 7e9, 7e9), (2e9, 7e9), (7e9, 2e10)])
     nodes = [node(rng, name, 48 * MIB * (2 + tight * layers / len(names)), disks) for name in names]
     links = {
         pair: Link(rng.choice([1e-5, 3e-4, 3e-3, rng.uniform(0, 1e-2)]), rng.choice([1e6, 1e7, 1e9]))
