@@ -80,11 +80,21 @@ def _machines(fleet: Fleet, spec: ModelSpec, goal: Goal, before: str) -> Iterato
 
 
 def missing_bytes(fleet: Fleet, spec: ModelSpec, goal: Goal) -> int:
-    """Bytes that the model with its KV takes beyond what all nodes have for it; at least 0."""
+    """Bytes that the model with its KV takes beyond what all nodes have for it; at least 0.
+
+    Where all nodes together have enough, what is left over on them holds no whole layer: as many layers as are missing.
+    """
     request = Request(spec, goal)
     nodes = [node for node in fleet.nodes if node.name not in goal.excluded]
     need = request.ends_bytes + len(spec.layers) * request.layer_bytes
-    return max(0, need - sum(max(0, request.free(node)) for node in nodes))
+    free = [max(0, request.free(node)) for node in nodes]
+    return max(0, need - sum(free), (len(spec.layers) - _layers_held(free, request)) * request.layer_bytes)
+
+
+def _layers_held(free: list[int], request: Request) -> int:
+    """The most whole layers in these bytes per node, embedding and head on the best of them."""
+    ends = [[room - request.ends_bytes * (node == at) for node, room in enumerate(free)] for at in range(len(free))]
+    return max((sum(room // request.layer_bytes for room in left) for left in ends if min(left) >= 0), default=0)
 
 
 def _memory(node: Node) -> int:

@@ -5,6 +5,7 @@ from math import inf
 
 import pytest
 
+from potluck.deploy.remedies import solved
 from potluck.planner.executable import executable_stages
 from potluck.planner.plan import Residency
 from potluck.planner.solve import DoesNotFit, solve
@@ -12,7 +13,7 @@ from potluck.planner.validate import validate
 
 INSTANCES = 500
 # Of every fifty, so that none of these is left to chance.
-LEAST = {"infeasible": 3, "GPU used": 8, "pipeline": 5, "ring that streams": 5, "single node that streams": 3}
+LEAST = {"infeasible": 2, "GPU used": 10, "pipeline": 5, "ring that streams": 4, "single node that streams": 4}
 
 
 def kinds(fleet, plan):
@@ -36,6 +37,9 @@ def test_the_cost_is_that_of_brute_force(homes, brute_force, part):
         except DoesNotFit as error:
             assert best == inf, f"instance {seed}: {error}"
             seen["infeasible"] += 1
+            if seen["infeasible"] == 1:
+                with pytest.raises(DoesNotFit, match=r"iB are missing; enough is: --"):
+                    solved(fleet, spec, goal)
             continue
         seen.update(kinds(fleet, plan))
         validate(plan, fleet, spec)
