@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from potluck.deploy.fleet_files import read_catalogue
+from potluck.deploy.tables import seconds_text
 from potluck.models.quantize import with_quantization
 from potluck.models.spec import ModelSpec
 from potluck.planner.fit import size_text
 from potluck.planner.fleet import Fleet, Node
 from potluck.planner.goal import Goal
+from potluck.planner.memory import streams
 from potluck.planner.offers import Request
 from potluck.planner.plan import Plan
 from potluck.planner.solve import DoesNotFit, solve
@@ -39,11 +41,18 @@ def cheapest(fleet: Fleet, spec: ModelSpec, goal: Goal) -> str:
     """`enough is: --quantize int4`; empty where nothing that was tried is enough."""
     for words, other, smaller, wish in _changes(fleet, spec, goal):
         try:
-            solve(other, smaller, wish)
+            plan = solve(other, smaller, wish)
         except (DoesNotFit, ValueError):
             continue
-        return f"enough is: {words}"
+        return f"enough is: {words}{_price(plan)}"
     return ""
+
+
+def _price(plan: Plan) -> str:
+    """What reading from disk for every token costs."""
+    if plan.prediction is None or not streams(plan):
+        return ""
+    return f", at {seconds_text(plan.prediction.time_per_token)} per token"
 
 
 _Change = tuple[str, Fleet, ModelSpec, Goal]

@@ -5,8 +5,11 @@ import random
 import pytest
 
 from potluck.coordinator.driver import Observers
+from potluck.coordinator.remaining import goal_over
 from potluck.coordinator.replicas import Lane, Replicas
 from potluck.coordinator.scheduler.scheduler import Limits
+from potluck.planner.fleet import Device, Fleet, Link, Node
+from potluck.planner.goal import Goal
 
 LIMITS = Limits(64, 4, 64, 16, 1)
 
@@ -63,6 +66,12 @@ def test_after_the_end_nothing_fails(routes):
     routes.close()
     routes.fail("slow", "too late")
     assert routes.failures == []
+
+
+def test_wishes_about_nodes_that_were_lost_are_forgotten():
+    fleet = Fleet((Node("a", (Device("cpu", 1e9, 1e9, 1),)),), "a", Link(1e-3, 1e8))
+    goal = Goal(shares={"a": 0.5, "b": 0.5}, pinned=frozenset("ab"), excluded=frozenset("c"))
+    assert goal_over(goal, fleet) == Goal(shares={"a": 0.5}, pinned=frozenset("a"))
 
 
 @pytest.fixture
