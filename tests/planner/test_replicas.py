@@ -6,15 +6,18 @@ from itertools import pairwise, permutations, product
 
 import pytest
 
+from potluck.planner.capacity import least_seconds
 from potluck.planner.costs import layer_parts
 from potluck.planner.executable import executable_stages
 from potluck.planner.fleet import Device, Fleet, Link, Node
 from potluck.planner.goal import Goal
 from potluck.planner.memory import NODE_OVERHEAD
 from potluck.planner.objective import objective
-from potluck.planner.offers import ENDS
+from potluck.planner.offers import ENDS, Request
+from potluck.planner.places import Places
 from potluck.planner.plan import Plan, Route, Share, Stage
 from potluck.planner.predict import predict
+from potluck.planner.problem import Problem
 from potluck.planner.ring import joined
 from potluck.planner.simulator.load import Arrival, Load
 from potluck.planner.simulator.simulate import simulate
@@ -88,6 +91,9 @@ def test_the_most_tokens_per_second_are_those_of_brute_force(homes, seed):
     validate(plan, fleet, spec)
     executable_stages(plan)
     assert plan.prediction.tokens_per_second >= best * (1 - 1e-5)
+    places = Places(fleet, Request(spec, goal))
+    problem = Problem.over(fleet, Request(spec, goal), [places.node(node) for node in fleet.nodes])
+    assert 0.2 / best < least_seconds(problem) <= (1 + 1e-9) / best, "a bound, and not a useless one"
     if plan.proof.strategy != "group":
         assert plan.prediction.tokens_per_second == pytest.approx(best, rel=1e-5) and plan.proof.is_optimal
 
