@@ -4,8 +4,8 @@ A node keeps its KV, its ends and as many layers as it can; the rest come and go
 computes what stays, and while others compute, it brings in what comes next (PRIMA.CPP's prefetch, arXiv 2504.08791,
 appendix A.1; TPI-LLM's sliding window, 2410.00531). What is streamed lies apart, in runs between layers that stay:
 where all of it came together, a disk would have nothing to do once what is left is full, and be waited for afterwards.
-Measured with SmolLM2 in bfloat16, ten of 30 layers streamed at 1 GB/s through room for two, 60 rows a step: 152 ms apart,
-212 ms together, with stalls of 69 and 111 ms; through room for one 241 ms.
+Measured with SmolLM2 in bfloat16, ten of 30 layers streamed at 1 GB/s through room for two, 60 rows a step: 152 ms
+apart, 212 ms together, with stalls of 69 and 111 ms; through room for one 241 ms.
 """
 
 from __future__ import annotations
