@@ -114,7 +114,14 @@ class Accuracy:
 
 
 def predictor(plan: Plan, fleet: Fleet, spec: ModelSpec, goal: Goal) -> Predict:
-    """(prompt, context in tokens) -> the prediction for one request alone; contexts count in blocks of KV."""
+    """(prompt, context in tokens) -> the prediction for one request alone; contexts count in blocks of KV.
+
+    Of several routes a request that is alone takes the quickest (`replicas.Replicas`).
+    """
+    routes = plan.replicas
+    if len(routes) > 1:
+        quickest = max(routes, key=lambda route: predict(route, fleet, spec, goal).tokens_per_second)
+        return predictor(quickest, fleet, spec, goal)
 
     @lru_cache(_KEPT)
     def one(prompt: int, blocks: int) -> Prediction:

@@ -14,7 +14,7 @@ from typing import Any
 
 from potluck.coordinator.assignments import BLOCK_SIZE, Loading, assignments, entries, kv_blocks
 from potluck.coordinator.calls import CallError, Callers
-from potluck.coordinator.driver import Driver, Observers
+from potluck.coordinator.driver import Epoch, Observers
 from potluck.coordinator.engine import ServingEngine
 from potluck.coordinator.fabric import Fabric, Worker
 from potluck.coordinator.heartbeats import Heartbeats
@@ -22,9 +22,10 @@ from potluck.coordinator.links import probe_links
 from potluck.coordinator.measured_fleet import fleet_of
 from potluck.coordinator.remaining import goal_over, without
 from potluck.coordinator.remeasure import InForce, probed
+from potluck.coordinator.replicas import Lane, Replicas
 from potluck.coordinator.report import Losses, deployment_report
 from potluck.coordinator.review import Review
-from potluck.coordinator.scheduler.scheduler import Limits, Scheduler
+from potluck.coordinator.scheduler.scheduler import Limits
 from potluck.coordinator.serving import DeploymentError, ModelFiles, Observer, Serving
 from potluck.planner.agreement import agreements
 from potluck.planner.executable import executable_stages
@@ -59,7 +60,7 @@ class Deployment:
         self._callers: Callers | None = None
         self._fleet: Fleet | None = serving.fleet
         self._plan: Plan | None = None
-        self._driver: Driver | None = None
+        self._driver: Replicas | None = None
         self._epoch, self._next_sequence, self._failures = 0, 1, 0
         self._retry_at = math.inf
         self._bad: dict[NodeName, str] = {}
@@ -155,8 +156,13 @@ class Deployment:
         observer.planned(plan, fleet)
         self._epoch += 1
         callers = self._required_callers()
-        callers.load(assignments(plan, self._loading(fleet, plan)), observer.loading)
-        driver = self._new_driver(plan)
+        shares = {
+            node: share
+            for route in plan.replicas
+            for node, share in assignments(route, self._loading(fleet, route)).items()
+        }
+        callers.load(shares, observer.loading)
+        driver = self._new_driver(plan, fleet)
         driver.connect({node: self._target(node, fleet.engine) for node in plan.nodes})
         self._beats = Heartbeats(plan.nodes, time.monotonic())
         self._fleet, self._plan, self._driver = fleet, plan, driver
@@ -198,13 +204,17 @@ class Deployment:
             agreements(plan, fleet),
         )
 
-    def _new_driver(self, plan: Plan) -> Driver:
+    def _new_driver(self, plan: Plan, fleet: Fleet) -> Replicas:
+        observers = Observers(self.engine.delivered, self.engine.stepped, self._failed)
+        return Replicas(self._epoch, [self._lane(one, fleet) for one in plan.replicas], self._next_sequence, observers)
+
+    def _lane(self, plan: Plan, fleet: Fleet) -> Lane:
         serving = self._serving
         limits = Limits(
             kv_blocks(plan), BLOCK_SIZE, serving.context, serving.max_rows, steps_at_once(plan), serving.max_waiting
         )
-        observers = Observers(self.engine.delivered, self.engine.stepped, self._failed)
-        return Driver(self._epoch, Scheduler(limits, self._next_sequence), entries(plan), observers)
+        predicted = predict(plan, fleet, self._model.spec, goal_over(serving.goal, fleet))
+        return Lane(entries(plan), limits, predicted.tokens_per_second)
 
     def _target(self, node: NodeName, engine: NodeName) -> LinkTarget:
         address = self._required_callers().addresses[node]
@@ -229,7 +239,7 @@ class Deployment:
         if driver is not None:
             self._close(driver)
 
-    def _close(self, driver: Driver) -> None:
+    def _close(self, driver: Epoch) -> None:
         self._next_sequence = driver.next_number
         # Its own thread: closing waits for the links' threads, one of which may have brought the news.
         thread = threading.Thread(target=driver.close, daemon=True)
@@ -327,7 +337,7 @@ class Deployment:
 
     def _silent_seconds(self, plan: Plan) -> float:
         """A group ends within seconds of losing a member, whether its members wait for it or it is a stage before."""
-        grouped = any(stage.is_group for stage in plan.routes[0].stages)
+        grouped = any(stage.is_group for route in plan.routes for stage in route.stages)
         return min(self._serving.silent_seconds, _SILENT_WITH_GROUPS) if grouped else self._serving.silent_seconds
 
     def _replan(self, node: NodeName | None, reason: str) -> None:

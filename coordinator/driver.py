@@ -1,4 +1,4 @@
-"""Drives the steps of one epoch along its route: sends what the scheduler packs, takes what comes back."""
+"""Drives the steps of an epoch along a route: sends what the scheduler packs, takes what comes back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 
@@ -37,8 +38,38 @@ class Observers:
     failed: Callable[[NodeName | None, str], None]
 
 
+class Epoch(Protocol):
+    """An epoch in service, over one route (`Driver`) or several (`replicas.Replicas`), as the engine knows it."""
+
+    def submit(self, generations: Sequence[Generation], register: Callable[[list[int]], None]) -> None:
+        """Queue the choices of a request; `register` learns their numbers before the first token can come.
+
+        Raises:
+            NeverFits, QueueFull: see Scheduler.submit.
+            EpochOver: nothing would ever come back.
+        """
+
+    def cancel(self, number: int) -> None:
+        """Forget a sequence and free its KV."""
+
+    def close(self) -> None:
+        """End the epoch without a failure."""
+
+    @property
+    def load(self) -> tuple[int, int, float]:
+        """Running and waiting sequences, and the used fraction of the KV."""
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that have not ended."""
+
+    @property
+    def next_number(self) -> int:
+        """A number that no sequence has had yet."""
+
+
 class Driver:
-    """One epoch in service. It has no thread: whoever brings news (a request, a result) packs and sends."""
+    """One route in service. It has no thread: whoever brings news (a request, a result) packs and sends."""
 
     def __init__(self, epoch: int, scheduler: Scheduler, entries: Mapping[NodeName, int], observers: Observers) -> None:
         """`entries` are the route's nodes in order, each with its first stage: steps are sent to those of stage 0, and

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from potluck.coordinator.accuracy import LoneRequest
-from potluck.coordinator.driver import Driver, EpochOver
+from potluck.coordinator.driver import Epoch, EpochOver
 from potluck.coordinator.generation import (
     Drawn,
     EngineStatus,
@@ -40,7 +40,7 @@ class ServingEngine:
         self.metrics = metrics
         metrics.refreshers.append(self._refresh_metrics)
         self._lock = threading.Lock()
-        self._driver: Driver | None = None
+        self._driver: Epoch | None = None
         self._reason, self._retry_after = "the model is loading", _RETRY_SECONDS
         self._streams: dict[int, Stream] = {}
         self._watches: dict[int, RequestWatch] = {}
@@ -51,13 +51,13 @@ class ServingEngine:
         self.measuring = False
         self.arrived = 0
 
-    def attach(self, driver: Driver) -> None:
+    def attach(self, driver: Epoch) -> None:
         """Serve with this epoch from now on."""
         with self._lock:
             self._driver, self._reason = driver, ""
             self._lone.clear()
 
-    def detach(self, reason: str, retry_after: int = _RETRY_SECONDS, running: str = "") -> Driver | None:
+    def detach(self, reason: str, retry_after: int = _RETRY_SECONDS, running: str = "") -> Epoch | None:
         """Stop serving: running requests end with `running` (or the reason), new ones are refused with the reason."""
         with self._lock:
             driver, self._driver = self._driver, None
@@ -70,7 +70,7 @@ class ServingEngine:
         self._on_loop([(stream, error) for stream in streams.values()])
         return driver
 
-    def detach_idle(self, reason: str) -> Driver | None:
+    def detach_idle(self, reason: str) -> Epoch | None:
         """Stop serving if no request runs, so that none ends by it; None, and nothing done, where one does."""
         with self._lock:
             if self._streams:

@@ -12,7 +12,8 @@ from potluck.planner.goal import Goal
 def goal_over(goal: Goal, fleet: Fleet) -> Goal:
     """The goal without wishes about nodes that were lost."""
     names = {node.name for node in fleet.nodes}
-    return replace(goal, excluded=goal.excluded & names, pinned=goal.pinned & names)
+    shares = {node: share for node, share in goal.shares.items() if node in names}
+    return replace(goal, excluded=goal.excluded & names, pinned=goal.pinned & names, shares=shares)
 
 
 def without(fleet: Fleet, lost: Mapping[NodeName, str]) -> Fleet:

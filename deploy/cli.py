@@ -62,6 +62,8 @@ def serve(
     streaming: flags.Streaming = True,
     spread: flags.Spread = None,
     share: flags.Share = None,
+    goal: flags.Goal = flags.GoalName.LATENCY,
+    with_: flags.With = None,
     without: flags.Without = None,
     threads: flags.Threads = 0,
     local: flags.Local = False,
@@ -85,7 +87,7 @@ def serve(
         *(dtype, rounds, context, kv_tokens, fewest, out, max_rows, step_seconds, wire.value, quantize, streaming)
     )
     wish = replace(wish, spread=spread_of(spread.value if spread else None, fewest, "all"), share=tuple(share or ()))
-    wish = replace(wish, remeasure_after=remeasure_after)
+    wish = replace(wish, remeasure_after=remeasure_after, aim=goal.value, pinned=tuple(with_ or ()))
     where = Where(fleet, address, local, _cache(cache), offline, threads)
     prepared = _prepare(model, where, wish, plan)
     hosts = (*default_hosts(host), *(allowed_host or ()))
@@ -129,6 +131,7 @@ def run(
     streaming: flags.Streaming = True,
     spread: flags.Spread = None,
     share: flags.Share = None,
+    with_: flags.With = None,
     without: flags.Without = None,
     threads: flags.Threads = 0,
     local: flags.Local = False,
@@ -145,6 +148,7 @@ def run(
     out = tuple(without or ())
     wish = Wish(dtype, rounds, context, None, fewest, out, quantize=quantize, streaming=streaming)
     wish = replace(wish, spread=spread_of(spread.value if spread else None, fewest, "all"), share=tuple(share or ()))
+    wish = replace(wish, pinned=tuple(with_ or ()))
     prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
     raise typer.Exit(run(prepared.with_template(chat_template), Ask(text, max_tokens, temperature, seed, raw), as_json))
 
@@ -170,7 +174,9 @@ def plan(
     streaming: flags.Streaming = True,
     spread: flags.Spread = None,
     share: flags.Share = None,
+    goal: flags.Goal = flags.GoalName.LATENCY,
     solver: flags.Solver = flags.SolverName.EXACT,
+    with_: flags.With = None,
     without: flags.Without = None,
     threads: flags.Threads = 0,
     local: flags.Local = False,
@@ -195,7 +201,7 @@ def plan(
     wish = replace(
         wish, batch=batch, spread=spread_of(spread.value if spread else None, fewest, "best"), share=tuple(share or ())
     )
-    wish = replace(wish, solver=solver.value)
+    wish = replace(wish, solver=solver.value, aim=goal.value, pinned=tuple(with_ or ()))
     changes = Changes(tuple(add or ()), tuple(remove or ()), tuple(link or ()))
     described = describing(model, where.cache, offline)
     show_plan(described, where, wish, changes, Output(plan_file, save, html, as_json))
@@ -312,8 +318,12 @@ def _next(command: str, *left_out: str) -> str:
 
 def _after_plan(can_serve: bool, html: Path | None, save: Path | None) -> str:
     if can_serve:
-        command = _next("serve", "--save", "--html", "--prompt", "--batch", "--solver")
-        return f"{command} --plan {save}" if save else command if "--spread" in command else f"{command} --spread best"
+        placing = ("--goal", "--with", "--without", "--share", "--rounds", "--spread") if save else ()
+        command = _next("serve", "--save", "--html", "--prompt", "--batch", "--solver", *placing)
+        if save:
+            return f"{command} --plan {save}"
+        said = any(word.startswith(("--spread", "--plan")) for word in sys.argv)
+        return command if said else f"{command} --spread best"
     if html is None:
         return f"{_next('plan')} --html plan.html"
     return f"open {html}; docs/fleet-file.md says how to keep such a fleet in a file"

@@ -17,7 +17,6 @@ from potluck.deploy.tables import bytes_text, link_text, plan_table, seconds_tex
 from potluck.deploy.token_time import Span, seconds_by, token_spans
 from potluck.models.spec import ModelSpec
 from potluck.planner.evidence import Alternative
-from potluck.planner.memory import streams
 from potluck.planner.plan import Plan
 
 # More stages than this are a table that nobody reads: the sums below it say what matters.
@@ -30,6 +29,11 @@ WORDS = {
     "transfer": "between nodes",
     "sums": "summing in groups",
     "software": "in software",
+}
+AIMS = {
+    "latency": "the shortest time per token of one user",
+    "throughput": "most tokens per second of many requests",
+    "balanced": "the least sum of a user's time per token and the fleet's time between tokens",
 }
 
 
@@ -54,10 +58,18 @@ def sentences(answer: Answer) -> list[str]:
         f"First token of a prompt of {goal.prompt} tokens: {seconds_text(prediction.time_to_first_token)}.",
         f"Then {1 / each:.3g} tokens/s{_for_all(answer)}: {seconds_text(each)} each, of which {', '.join(parts)}.",
         f"What takes longest: {prediction.bottleneck}.",
+        f"Goal: {goal.aim}, {AIMS[goal.aim]}. {_at_most(answer)}",
         f"Model: {shape_text(answer)}, from {answer.origin or 'a description'}.",
         *_evidence(answer.plan),
         *([not_yet] if metal else []),
     ]
+
+
+def _at_most(answer: Answer) -> str:
+    """What many requests get together, over how many routes."""
+    routes = len(answer.plan.routes)
+    side_by_side = f" over {routes} routes side by side; times are those of the first" if routes > 1 else ""
+    return f"As many requests as keep all busy get {answer.prediction.tokens_per_second:.3g} tokens/s{side_by_side}."
 
 
 def _evidence(plan: Plan) -> list[str]:
@@ -65,19 +77,22 @@ def _evidence(plan: Plan) -> list[str]:
     told = []
     if plan.alternatives:
         other = plan.alternatives[0]
-        told.append(f"Next best: a {_next_best(other)}, {seconds_text(other.seconds)}.")
+        told.append(f"Next best: {_next_best(other)}, {seconds_text(other.seconds)}.")
     if plan.proof:
         proved = "proved to be the best" if plan.proof.is_optimal else f"at most {plan.proof.gap:.1%} from the best"
-        proved += " of those with room for two windows of what is read from disk" if streams(plan) else ""
-        told.append(f"A {plan.proof.strategy}, {proved} ({plan.proof.method}).")
+        told.append(f"{_kind(plan.proof.strategy).capitalize()}, {proved} ({plan.proof.method}).")
     return told
 
 
 def _next_best(other: Alternative) -> str:
-    nodes = ", ".join(other.nodes)
+    nodes, kind = ", ".join(other.nodes), _kind(other.strategy)
     if other.strategy == "single node" and len(other.nodes) > 1:
-        return f"single node for all layers, embedding or head elsewhere ({nodes})"
-    return f"{other.strategy} on {nodes}" if nodes else other.strategy
+        return f"{kind} for all layers, embedding or head elsewhere ({nodes})"
+    return f"{kind} on {nodes}" if nodes else kind
+
+
+def _kind(strategy: str) -> str:
+    return strategy if strategy == "replicas" else f"a {strategy}"
 
 
 def _for_all(answer: Answer) -> str:
@@ -100,7 +115,8 @@ def _layers(spec: ModelSpec) -> str:
 
 def _way_table(answer: Answer, spans: tuple[Span, ...]) -> Table:
     """The way of a token: each stage with its time, and the link it arrives over with the hop's."""
-    table = Table(box=box.SIMPLE_HEAD, title="the way of a token", title_justify="left", title_style="bold")
+    first = ", first route" if len(answer.plan.routes) > 1 else ""
+    table = Table(box=box.SIMPLE_HEAD, title=f"the way of a token{first}", title_justify="left", title_style="bold")
     for heading in ("", "arrives over", "hop", "computed on", "holds", "time"):
         table.add_column(heading, overflow="fold")
     hops = {span.stage: span for span in spans if span.work == "transfer"}

@@ -109,6 +109,8 @@ def _check_placement(wish: Wish) -> None:
         "--without": bool(wish.without),
         "--share": bool(wish.share),
         "--rounds": wish.rounds != 1,
+        "--with": bool(wish.pinned),
+        "--goal": wish.aim != "latency",
         "--fewest": wish.fewest,
     }
     for option in (option for option, given in asked.items() if given):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from potluck.models.spec import PartKind
 from potluck.planner.fleet import NodeName
-from potluck.planner.plan import Plan, Residency, Share, Stage
+from potluck.planner.plan import Plan, Residency, Route, Share, Stage
 
 _MOST = 6  # windows that are named one by one
 _ENDS = frozenset({PartKind.EMBEDDING, PartKind.HEAD})
@@ -19,12 +19,22 @@ _AXES = (
 
 
 def holdings(plan: Plan) -> dict[NodeName, str]:
-    """What every node of the first route holds: its windows separated by `|`, or where they are many, their sum."""
+    """What every node holds: its windows separated by `|`, or where they are many, their sum."""
+    told: dict[NodeName, str] = {}
+    for number, route in enumerate(plan.routes, 1):
+        place = f"route {number}: " if len(plan.routes) > 1 else ""
+        for node, windows in _windows(route).items():
+            text = place + (_many(windows) if len(windows) > _MOST else _each(windows))
+            told[node] = f"{told[node]}; {text}" if node in told else text
+    return told
+
+
+def _windows(route: Route) -> dict[NodeName, list[tuple[Stage, Share]]]:
     held: dict[NodeName, list[tuple[Stage, Share]]] = {}
-    for stage in plan.routes[0].stages:
+    for stage in route.stages:
         for share in stage.shares:
             held.setdefault(share.node, []).append((stage, share))
-    return {node: _many(windows) if len(windows) > _MOST else _each(windows) for node, windows in held.items()}
+    return held
 
 
 def _each(windows: Sequence[tuple[Stage, Share]]) -> str:

@@ -45,6 +45,14 @@ class SolverName(StrEnum):
     PROPORTIONAL = "proportional"
 
 
+class GoalName(StrEnum):
+    """What `--goal` takes."""
+
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"
+    BALANCED = "balanced"
+
+
 class WireName(StrEnum):
     """What `--wire` takes."""
 
@@ -231,6 +239,16 @@ Share = Annotated[
         rich_help_panel=_PLACING,
     ),
 ]
+Goal = Annotated[
+    GoalName,
+    typer.Option(
+        "--goal",
+        help="latency: the shortest time per token of one user who has the fleet to himself; throughput: most tokens "
+        "per second of many requests, by several routes side by side where the model fits more than once; balanced: "
+        "the least sum of both times.",
+        rich_help_panel=_PLACING,
+    ),
+]
 Solver = Annotated[
     SolverName,
     typer.Option("--solver", help="exact, or proportional: by speed alone, for comparison.", rich_help_panel=_PLACING),
@@ -244,6 +262,10 @@ Batch = Annotated[
 Without = Annotated[
     list[str] | None,
     typer.Option("--without", help="Leave out this node; may be repeated.", rich_help_panel=_PLACING),
+]
+With = Annotated[
+    list[str] | None,
+    typer.Option("--with", help="This node must get a layer; may be repeated.", rich_help_panel=_PLACING),
 ]
 Cache = Annotated[
     Path | None,

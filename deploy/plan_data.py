@@ -45,6 +45,7 @@ def answer_report(answer: Answer) -> dict[str, object]:
     }
     report["nodes"] = {node.name: _node_report(answer, node) for node in answer.fleet.nodes}
     report["fleet_file"] = fleet_to_data(answer.fleet)
+    report["goal"] = answer.goal.aim
     report["predicted"] = {
         "prompt": answer.goal.prompt,
         "context": answer.goal.context,

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from potluck.deploy.fleet_files import read_catalogue
+from potluck.deploy.tables import seconds_text
 from potluck.models.quantize import with_quantization
 from potluck.models.spec import ModelSpec
 from potluck.planner.fit import size_text
 from potluck.planner.fleet import Fleet, Node
 from potluck.planner.goal import Goal
+from potluck.planner.memory import streams
 from potluck.planner.offers import Request
 from potluck.planner.plan import Plan
 from potluck.planner.solve import DoesNotFit, solve
@@ -39,11 +41,18 @@ def cheapest(fleet: Fleet, spec: ModelSpec, goal: Goal) -> str:
     """`enough is: --quantize int4`; empty where nothing that was tried is enough."""
     for words, other, smaller, wish in _changes(fleet, spec, goal):
         try:
-            solve(other, smaller, wish)
+            plan = solve(other, smaller, wish)
         except (DoesNotFit, ValueError):
             continue
-        return f"enough is: {words}"
+        return f"enough is: {words}{_price(plan)}"
     return ""
+
+
+def _price(plan: Plan) -> str:
+    """What reading from disk for every token costs."""
+    if plan.prediction is None or not streams(plan):
+        return ""
+    return f", at {seconds_text(plan.prediction.time_per_token)} per token"
 
 
 _Change = tuple[str, Fleet, ModelSpec, Goal]
@@ -80,11 +89,21 @@ def _machines(fleet: Fleet, spec: ModelSpec, goal: Goal, before: str) -> Iterato
 
 
 def missing_bytes(fleet: Fleet, spec: ModelSpec, goal: Goal) -> int:
-    """Bytes that the model with its KV takes beyond what all nodes have for it; at least 0."""
+    """Bytes that the model with its KV takes beyond what all nodes have for it; at least 0.
+
+    Where all nodes together have enough, what is left over on them holds no whole layer: as many layers as are missing.
+    """
     request = Request(spec, goal)
     nodes = [node for node in fleet.nodes if node.name not in goal.excluded]
     need = request.ends_bytes + len(spec.layers) * request.layer_bytes
-    return max(0, need - sum(max(0, request.free(node)) for node in nodes))
+    free = [max(0, request.free(node)) for node in nodes]
+    return max(0, need - sum(free), (len(spec.layers) - _layers_held(free, request)) * request.layer_bytes)
+
+
+def _layers_held(free: list[int], request: Request) -> int:
+    """The most whole layers in these bytes per node, embedding and head on the best of them."""
+    ends = [[room - request.ends_bytes * (node == at) for node, room in enumerate(free)] for at in range(len(free))]
+    return max((sum(room // request.layer_bytes for room in left) for left in ends if min(left) >= 0), default=0)
 
 
 def _memory(node: Node) -> int:

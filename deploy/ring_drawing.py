@@ -55,9 +55,10 @@ class Ring:
 
 
 def ring_of(answer: Answer) -> Ring:
-    """The nodes on an ellipse in the order in which a token visits them, those left out last; and its hops."""
+    """The nodes on an ellipse in the order in which a token visits them, route by route, those left out last; and the
+    hops of a token on the first route."""
     order = [*answer.plan.nodes, *(node.name for node in answer.fleet.nodes if node.name not in answer.plan.nodes)]
-    stages = Counter(node for stage in answer.stages for node in stage.nodes)
+    stages = Counter(node for route in answer.plan.routes for stage in route.stages for node in stage.nodes)
     places = {name: _place(number, len(order)) for number, name in enumerate(order)}
     spots = tuple(Spot(name, *places[name], stages[name]) for name in order)
     hops = Counter((span.node, span.to) for span in token_spans(answer) if span.work == "transfer")

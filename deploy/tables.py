@@ -55,9 +55,10 @@ def _held(plan: Plan, node: NodeName) -> int:
 
 
 def _plan_title(plan: Plan) -> str:
-    stages = plan.routes[0].stages
+    stages = [stage for route in plan.routes for stage in route.stages]
     split = sum(stage.is_group for stage in stages)
     count = f"{len(stages)} stages" + (f", {split} split among nodes" if split else "")
+    count = f"{len(plan.routes)} routes, {count}" if len(plan.routes) > 1 else count
     title = f"{plan.model} · {plan.dtype} · {count} · KV for {plan.kv_tokens} tokens"
     if plan.prediction is None:
         return title

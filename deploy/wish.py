@@ -10,7 +10,7 @@ from potluck.deploy.machine import can_multiply_quantized
 from potluck.models.quantize import with_quantization
 from potluck.models.spec import ModelSpec
 from potluck.planner.fleet import NodeName
-from potluck.planner.goal import Goal, Solver, Spread
+from potluck.planner.goal import Aim, Goal, Solver, Spread
 from potluck.worker.hardware import native_dtype
 
 _CONTEXT = 8192
@@ -41,6 +41,8 @@ class Wish:
     share: tuple[str, ...] = ()
     solver: Solver = "exact"
     remeasure_after: int = 0
+    aim: Aim = "latency"
+    pinned: tuple[str, ...] = ()
 
 
 def context_of(spec: ModelSpec, wish: Wish) -> int:
@@ -98,8 +100,10 @@ def goal_of(spec: ModelSpec, name: str, wish: Wish) -> Goal:
         spread=wish.spread,
         shares=shares_of(wish.share),
         solver=wish.solver,
+        aim=wish.aim,
         batch=wish.batch,
         excluded=frozenset(NodeName(node) for node in wish.without),
+        pinned=frozenset(NodeName(node) for node in wish.pinned),
         model=name,
         chunk=wish.max_rows,
         streaming=wish.streaming,

@@ -13,6 +13,8 @@ from potluck.planner.plan import Plan, Stage
 _FAST = 1e9
 # On slower ones a sum of 512 rows takes a good part of the time of its product, which pieces travel under.
 _PIECES = 4
+# As in worker/overlap.py: with fewer rows a piece, a sum travels whole.
+FEWEST_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +43,19 @@ def agreement(stage: Stage, fleet: Fleet, dtype: str) -> Agreement:
     asked, mesh = stage.all_reduce, mesh_of(fleet, stage.nodes)
     wire = asked.wire or wire_of(mesh, dtype)
     reductions = ((0, asked.algorithm),) if asked.algorithm else choose(mesh, SIZES, wire.algorithms)
-    return Agreement(wire, reductions, asked.pieces or (_pieces(mesh) if wire is not Wire.INT8_FEEDBACK else 1))
+    return Agreement(wire, reductions, pieces_of(stage, mesh))
+
+
+def pieces_of(stage: Stage, mesh: Mesh) -> int:
+    """In how many pieces the sums of many rows travel."""
+    asked = stage.all_reduce
+    whole = asked.wire is Wire.INT8_FEEDBACK or _slowest(mesh) >= _FAST
+    return asked.pieces or (1 if whole else _PIECES)
 
 
 def wire_of(mesh: Mesh, dtype: str) -> Wire:
     """The type in which parts travel where nobody asks for one."""
     return Wire.FLOAT32 if dtype == "float32" or _slowest(mesh) >= _FAST else Wire.BFLOAT16
-
-
-def _pieces(mesh: Mesh) -> int:
-    return 1 if _slowest(mesh) >= _FAST else _PIECES
 
 
 def _slowest(mesh: Mesh) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
+from potluck.planner.capacity import least_seconds
 from potluck.planner.evidence import Alternative, Proof
 from potluck.planner.exact_reasons import exact_reasons
 from potluck.planner.fit import refusal
@@ -16,7 +17,8 @@ from potluck.planner.plan import Plan
 from potluck.planner.problem import Problem, Search
 from potluck.planner.ring_search import MOST_WHOLE
 from potluck.planner.strategy import Strategy
-from potluck.planner.strategy_group import groups, least_seconds
+from potluck.planner.strategy_group import groups, least_seconds_of_groups
+from potluck.planner.strategy_replicas import replicas
 from potluck.planner.strategy_ring import pipeline, streamed_ring
 from potluck.planner.strategy_single import single
 from potluck.planner.tour import MOST_EXACT
@@ -26,6 +28,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "single node": single,
     "ring": streamed_ring,
     "group": groups,
+    "replicas": replicas,
 }
 
 
@@ -75,8 +78,17 @@ def _proof(problem: Problem, name: str, found: Mapping[str, Search]) -> Proof:
         method = (
             "groups grown from the quickest pair; bound: the quickest nodes' speeds together, with the least latency"
         )
+        return Proof(name, method, seconds, min(seconds, least_seconds_of_groups(problem)))
+    if problem.request.goal.batch > 1:
+        # The programmes are of one request at a time.
+        method = f"{_method(problem)}; solved for one request, bound: all nodes computing all the time"
         return Proof(name, method, seconds, min(seconds, least_seconds(problem)))
-    return Proof(name, _method(problem), seconds, min(seconds, *(one.bound for one in found.values())))
+    bound = max(min(one.bound for one in found.values()), least_seconds(problem))
+    proof = Proof(name, _method(problem), seconds, min(seconds, bound))
+    if name != "ring" or proof.is_optimal:
+        return proof
+    method = f"{proof.method}; what stays was improved step by step, bound: disks that read all the time"
+    return replace(proof, method=method)
 
 
 def _alternatives(others: Sequence[tuple[str, Search]]) -> Iterator[Alternative]:
@@ -86,11 +98,12 @@ def _alternatives(others: Sequence[tuple[str, Search]]) -> Iterator[Alternative]
 
 
 def _method(problem: Problem) -> str:
+    tried = "groups were tried" if problem.request.goal.aim == "latency" else "groups and replicas were tried"
     if len(problem.places) <= MOST_EXACT:
-        return "mixed-integer programme with exact hops; groups were tried"
+        return f"mixed-integer programme with exact hops; {tried}"
     if len(problem.places) <= MOST_WHOLE:
-        return f"mixed-integer programme with cheapest hops, with exact ones over {MOST_EXACT} nodes; groups were tried"
-    return "mixed-integer programme over the most promising nodes, bound by its relaxation over all; groups were tried"
+        return f"mixed-integer programme with cheapest hops, with exact ones over {MOST_EXACT} nodes; {tried}"
+    return f"mixed-integer programme over the most promising nodes, bound by its relaxation over all; {tried}"
 
 
 def _seconds(search: Search) -> float:

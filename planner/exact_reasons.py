@@ -8,18 +8,33 @@ from potluck.planner.places import Place
 from potluck.planner.problem import Found
 from potluck.planner.reasons import holds_no_layer, layers_text
 
+EXCLUDED = "left out: excluded"
+
 
 def exact_reasons(found: Found, fleet: Fleet) -> dict[NodeName, str]:
     """The reason for every node of a fleet."""
+    if found.routes:
+        return _of_routes(found, fleet)
     places = {node: number for number, place in enumerate(found.problem.places) for node in place.nodes}
     told: dict[NodeName, str] = {}
     for node in fleet.nodes:
         if node.name not in places:
-            told[node.name] = "left out: excluded"
+            told[node.name] = EXCLUDED
         elif places[node.name] in found.layout.used:
             told[node.name] = _holds(found, places[node.name])
         else:
             told[node.name] = _left_out(found, node, places[node.name])
+    return told
+
+
+def _of_routes(found: Found, fleet: Fleet) -> dict[NodeName, str]:
+    """Each node's reason from the route that it could be in; of one that could be in none, that."""
+    told = {node.name: "left out: no route gains by it" for node in fleet.nodes}
+    goal = found.problem.request.goal
+    told |= dict.fromkeys((node for node in told if node in goal.excluded), EXCLUDED)
+    for number, route in enumerate(found.routes, 1):
+        mine = {name for place in route.problem.places for name in place.nodes}
+        told |= {node: f"route {number}: {why}" for node, why in exact_reasons(route, fleet).items() if node in mine}
     return told
 
 

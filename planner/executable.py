@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from potluck.planner.fleet import NodeName
 from potluck.planner.plan import WHOLE, Plan, Purpose, Residency, Share, Stage
 from potluck.planner.tiling import PlanError
 
 
 def executable_stages(plan: Plan) -> tuple[Stage, ...]:
-    """The stages of the one route, each of whole layers on one node, or on a group along heads, columns, vocabulary.
+    """The stages of all routes, each of whole layers on one node, or on a group along heads, columns, vocabulary.
 
     Raises:
         PlanError: the plan needs something that the types carry but no worker runs yet.
     """
-    if len(plan.routes) != 1 or plan.routes[0].purpose is not Purpose.SERVE:
-        raise PlanError("this version runs plans with one route that serves; several routes are not available yet")
-    for number, stage in enumerate(plan.routes[0].stages, 1):
-        _check_stage(stage, f"stage {number}")
-    return plan.routes[0].stages
+    for number, route in enumerate(plan.routes, 1):
+        place = f"route {number}: " if len(plan.routes) > 1 else ""
+        if route.purpose is not Purpose.SERVE:
+            raise PlanError(f"{place}purpose {route.purpose.value}; this version runs routes that serve, and no others")
+        for stage_number, stage in enumerate(route.stages, 1):
+            _check_stage(stage, f"{place}stage {stage_number}")
+    _check_apart(plan)
+    return tuple(stage for route in plan.routes for stage in route.stages)
+
+
+def _check_apart(plan: Plan) -> None:
+    """A worker has the windows, the KV and the steps of one route."""
+    of: dict[NodeName, int] = {}
+    for number, alone in enumerate(plan.replicas, 1):
+        for node in alone.nodes:
+            if of.setdefault(node, number) != number:
+                raise PlanError(f"node {node!r} is in routes {of[node]} and {number}; give each route nodes of its own")
 
 
 def _check_stage(stage: Stage, place: str) -> None:

@@ -27,6 +27,7 @@ class Layout:
         embedding, head: where these are; they need not be in the ring.
         rounds: how often a token comes round.
         kept: how many layers stay in memory, of those places that stream the others.
+        runs: of those, in how many runs a window's streamed layers lie; each apart where not said.
     """
 
     order: tuple[int, ...]
@@ -35,6 +36,7 @@ class Layout:
     head: int
     rounds: int = 1
     kept: Mapping[int, int] = field(default_factory=dict)
+    runs: Mapping[int, int] = field(default_factory=dict)
 
     def ends(self, place: int) -> Ends:
         """What a place has beside layers."""

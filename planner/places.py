@@ -14,11 +14,12 @@ from potluck.models.costs import Pass
 from potluck.models.sizes import layer_parts, weight_bytes
 from potluck.models.spec import ModelSpec, Part
 from potluck.planner.fleet import Device, Fleet, Node, NodeName
+from potluck.planner.group_sums import Setting
 from potluck.planner.memory import node_bytes
 from potluck.planner.offers import EMBEDDING, ENDS, HEAD, Request
 from potluck.planner.plan import Plan, Route, Share, Stage
 from potluck.planner.splitting import split_shares
-from potluck.planner.stage_seconds import Setting, stage_seconds
+from potluck.planner.stage_seconds import stage_seconds
 
 Ends = tuple[Part, ...]
 ALL_ENDS: tuple[Ends, ...] = ((), (EMBEDDING,), (HEAD,), ENDS)
@@ -76,11 +77,11 @@ class Place:
         return min(holder.room(ends) for holder in self.holders)
 
     def most(self, ends: Ends = ()) -> int:
-        """Layers that it could run beside these ends, some of them streamed through room for two of them."""
+        """Layers that it could run beside these ends, some of them streamed through room for one of them."""
         holder = self.holders[0]
         if not self.disk:
             return self.room(ends)
-        streamed = (holder.free - holder.ends[ends] - 2 * holder.layer_weights) // holder.layer_kv
+        streamed = (holder.free - holder.ends[ends] - holder.layer_weights) // holder.layer_kv
         return max(self.room(ends), streamed)
 
     def seconds(self, layers: int, ends: Ends = ()) -> float:

@@ -116,6 +116,11 @@ class Plan:
     alternatives: tuple[Alternative, ...] = ()
 
     @property
+    def replicas(self) -> tuple[Plan, ...]:
+        """Each route as a plan of its own, without what is said about them together."""
+        return tuple(Plan(self.model, self.dtype, (route,), self.kv_tokens) for route in self.routes)
+
+    @property
     def nodes(self) -> tuple[NodeName, ...]:
         """Every node that holds something, in order of first appearance."""
         seen: dict[NodeName, None] = {}

@@ -15,18 +15,19 @@ Steps and results are too small to count more than their latency. What software 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from potluck.models.costs import Pass
 from potluck.models.spec import ModelSpec
 from potluck.planner.first_token import chunk_rows, chunks, last_arrival
-from potluck.planner.fleet import Fleet, Link
+from potluck.planner.fleet import Fleet, Link, NodeName
 from potluck.planner.goal import Goal
+from potluck.planner.group_sums import Setting
 from potluck.planner.memory import node_bytes, steps_at_once, stream_budgets, streams
+from potluck.planner.objective import cost_of
 from potluck.planner.plan import Plan, Prediction, Purpose
 from potluck.planner.prediction import Breakdown, Times, together
-from potluck.planner.stage_seconds import Setting
 from potluck.planner.stalls import Steps
 from potluck.planner.way import Course, Way, course
 
@@ -55,6 +56,13 @@ def predict(plan: Plan, fleet: Fleet, spec: ModelSpec, goal: Goal) -> Prediction
     )
 
 
+def predicted_cost(plan: Plan, fleet: Fleet, spec: ModelSpec, goal: Goal) -> float:
+    """What `objective` says of the prediction for a plan of one route, for the half of the work."""
+    serving = _Serving.of(plan, 0, (fleet, spec, goal))
+    alone = serving.decode(goal.batch).total.total
+    return cost_of(alone, 1 / serving.tokens_per_second, goal)
+
+
 def hop_seconds(link: Link, nbytes: float) -> float:
     """Seconds from the start of sending to the last byte's arrival."""
     return link.latency + nbytes / link.bandwidth
@@ -67,6 +75,7 @@ class _Serving:
     plan: Plan
     course: Course
     goal: Goal
+    known: dict[int, Breakdown] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plan: Plan, number: int, setting: tuple[Fleet, ModelSpec, Goal]) -> _Serving:
@@ -80,6 +89,11 @@ class _Serving:
 
     def decode(self, batch: int) -> Breakdown:
         """Between two tokens of a request, of `batch` that decode at once, spread over the steps in flight."""
+        if batch not in self.known:
+            self.known[batch] = self._decode(batch)
+        return self.known[batch]
+
+    def _decode(self, batch: int) -> Breakdown:
         way = self.decoding(batch)
         if streams(self.plan):
             return _stalled([way], [self._steps().steady(way)])
@@ -121,8 +135,12 @@ class _Serving:
         return max(spent, key=lambda name: spent[name])
 
     def _steps(self) -> Steps:
+        return Steps(self.course.route, self.course.setting, self._budgets)
+
+    @cached_property
+    def _budgets(self) -> dict[NodeName, int]:
         setting = self.course.setting
-        return Steps(self.course.route, setting, stream_budgets(self.plan, setting.fleet, setting.spec))
+        return stream_budgets(self.plan, setting.fleet, setting.spec)
 
 
 def _stalled(ways: Sequence[Way], stalls: Sequence[Sequence[float]]) -> Breakdown:

@@ -13,7 +13,7 @@ from potluck.planner.objective import objective
 from potluck.planner.offers import Request
 from potluck.planner.places import Place
 from potluck.planner.plan import Plan
-from potluck.planner.predict import predict
+from potluck.planner.predict import predict, predicted_cost
 from potluck.planner.streaming import cut_route
 
 
@@ -50,24 +50,37 @@ class Problem:
         places = [self.places[number] for number in numbers]
         return replace(Problem.over(self.fleet, self.request, places), most=self.most)
 
-    def found(self, layout: Layout) -> Found:
-        """A layout as a plan with its prediction."""
+    def plan(self, layout: Layout) -> Plan:
+        """A layout as a plan, nothing predicted."""
         spec, goal = self.request.spec, self.request.goal
         kept = {self.places[number].name: count for number, count in layout.kept.items()}
-        route = cut_route(route_of(layout, self.places, spec), kept)
-        plan = Plan(goal.model or spec.name, goal.dtype, (route,), goal.kv_tokens)
-        prediction = predict(plan, self.fleet, spec, goal)
+        runs = {self.places[number].name: layout.runs.get(number, self.layers) for number in layout.kept}
+        route = cut_route(route_of(layout, self.places, spec), kept, runs)
+        return Plan(goal.model or spec.name, goal.dtype, (route,), goal.kv_tokens)
+
+    def seconds(self, layout: Layout) -> float:
+        """What a layout costs (`objective`)."""
+        return predicted_cost(self.plan(layout), self.fleet, self.request.spec, self.request.goal)
+
+    def found(self, layout: Layout) -> Found:
+        """A layout as a plan with its prediction."""
+        plan, goal = self.plan(layout), self.request.goal
+        prediction = predict(plan, self.fleet, self.request.spec, goal)
         return Found(replace(plan, prediction=prediction), objective(prediction, goal), self, layout)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A plan, what it costs in seconds (`objective`), and how it came about."""
+    """A plan, what it costs in seconds (`objective`), and how it came about.
+
+    `routes`: of a plan with several, each found by itself; `problem` and `layout` are then the first one's.
+    """
 
     plan: Plan
     seconds: float
     problem: Problem
     layout: Layout
+    routes: tuple[Found, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from itertools import combinations
 from potluck.planner.fit import refusal
 from potluck.planner.fleet import Fleet, Node
 from potluck.planner.goal import Goal
+from potluck.planner.objective import objective
 from potluck.planner.offers import Request
 from potluck.planner.placements import Placement, Placements
 from potluck.planner.plan import Plan
@@ -40,17 +41,17 @@ def solve_in_proportion(fleet: Fleet, request: Request) -> Plan:
         found = [placement for chosen in sets for placement in placements.over(chosen)]
         plans = [plan for placement in found for plan in _plans(fleet, request, placement)]
         if plans:
-            return min(plans, key=lambda plan: (fleet.engine not in plan.nodes, _time_per_token(plan)))
+            return min(plans, key=lambda plan: (fleet.engine not in plan.nodes, _cost(plan, goal)))
     if goal.streaming and nodes:
         placed = Placements(fleet, request, True).over(nodes)
         streamed = [plan for placement in placed for plan in _plans(fleet, request, placement)]
         if streamed:
-            return min(streamed, key=_time_per_token)
+            return min(streamed, key=lambda plan: _cost(plan, goal))
     raise refusal(nodes, request)
 
 
-def _time_per_token(plan: Plan) -> float:
-    return plan.prediction.time_per_token if plan.prediction else 0.0
+def _cost(plan: Plan, goal: Goal) -> float:
+    return objective(plan.prediction, goal) if plan.prediction else 0.0
 
 
 def _sets(nodes: Sequence[Node], goal: Goal) -> Iterator[list[tuple[Node, ...]]]:

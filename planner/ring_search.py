@@ -15,9 +15,10 @@ from potluck.planner.hop_terms import cheapest_hops, exact_hops
 from potluck.planner.layout import Layout
 from potluck.planner.problem import Found, Problem, Search
 from potluck.planner.programme import Answer, Terms
+from potluck.planner.ring_columns import Room
 from potluck.planner.ring_programme import RingProgramme
 from potluck.planner.smoothing import smoothed
-from potluck.planner.streaming import kept_beside
+from potluck.planner.stream_moves import most_kept
 from potluck.planner.tour import MOST_EXACT, Tour
 
 _CLOSE = 1 + 1e-6
@@ -27,25 +28,27 @@ MOST_WHOLE = 64
 _MOST_USED, _MOST_QUICK = 32, 16
 
 
-def best_ring(problem: Problem, rounds: int, limit: float) -> Search:
-    """The best ring, if any costs no more than `limit` seconds of the goal's aim."""
+def best_ring(problem: Problem, rounds: int, limit: float, room: Room = "none") -> Search:
+    """The best ring, if any costs no more than `limit` seconds of the goal's aim; `room` for what it streams."""
     if len(problem.places) < 2 or problem.layers < 2 * rounds:
         return Search(None)
     if len(problem.places) > MOST_WHOLE:
-        return _thinned(problem, rounds, limit)
+        return _thinned(problem, rounds, limit, room)
     known = limit < inf
-    ring = RingProgramme(problem, rounds, limit if known else _most_seconds(problem, rounds))
+    ring = RingProgramme(problem, rounds, limit if known else _most_seconds(problem, rounds), room)
     answer = _solved(ring, cheapest_hops)
     if answer is None:
         return Search(None)
     found = _found(ring, answer)
     # Tolerances are as fine as the limit is low.
-    return _tightened(found, rounds, ring.seconds(answer.bound)) if known else best_ring(problem, rounds, found.seconds)
+    if not known:
+        return best_ring(problem, rounds, found.seconds, room)
+    return _tightened(found, ring, ring.seconds(answer.bound))
 
 
-def _thinned(problem: Problem, rounds: int, limit: float) -> Search:
+def _thinned(problem: Problem, rounds: int, limit: float, room: Room) -> Search:
     """The best ring over some places of a large fleet; the bound is that of the relaxed programme over all of them."""
-    ring = RingProgramme(problem, rounds, limit if limit < inf else _most_seconds(problem, rounds))
+    ring = RingProgramme(problem, rounds, limit if limit < inf else _most_seconds(problem, rounds), room)
     ring.set_aim(cheapest_hops(ring))
     relaxed = ring.programme.minimise(relaxed=True)
     if relaxed is None:
@@ -60,20 +63,22 @@ def _thinned(problem: Problem, rounds: int, limit: float) -> Search:
     by_room = sorted(numbers, key=lambda number: problem.places[number].layer_seconds / problem.places[number].most())
     by_use = sorted(numbers, key=used, reverse=True)[:_MOST_USED]
     chosen = {*problem.required(rounds), *by_use, *by_speed[:_MOST_QUICK], *by_room[:_MOST_QUICK]}
-    search = best_ring(problem.narrowed(sorted(chosen)[:MOST_WHOLE]), rounds, limit)
+    search = best_ring(problem.narrowed(sorted(chosen)[:MOST_WHOLE]), rounds, limit, room)
     return Search(search.best, ring.seconds(relaxed.bound))
 
 
-def _tightened(found: Found, rounds: int, bound: float) -> Search:
+def _tightened(found: Found, loose: RingProgramme, bound: float) -> Search:
     """The search's result, once hops are exact where they can be."""
     if found.seconds <= bound * _CLOSE:
         return Search(found)
     problem, few = found.problem, len(found.problem.places) <= MOST_EXACT
     over = problem if few else problem.narrowed(_promising(found))
-    ring = RingProgramme(over, rounds, found.seconds)
+    ring = RingProgramme(over, loose.rounds, found.seconds, loose.room)
     answer = _solved(ring, exact_hops)
     better = _found(ring, answer) if answer else found
     best = min(found, better, key=lambda one: one.seconds)
+    if loose.room == "layer" and answer:
+        return Search(best, max(bound, ring.seconds(answer.bound)) if few else bound)
     return Search(best, inf if few else bound)
 
 
@@ -95,14 +100,14 @@ def _found(ring: RingProgramme, answer: Answer) -> Found:
 
 
 def _kept(layout: Layout, problem: Problem) -> dict[int, int]:
-    """How many layers stay in the places that stream: as many as leave room for two windows."""
+    """How many layers stay in the places that stream: as many as leave room for those of one window that do not."""
     kept: dict[int, int] = {}
     for number, count in layout.counts.items():
         place, ends = problem.places[number], layout.ends(number)
         if count > place.room(ends):
-            holder = place.holders[0]
-            free = holder.free - holder.ends[ends] - count * holder.layer_kv
-            kept[number] = min(count - 1, kept_beside(-(-count // layout.rounds), free, holder.layer_weights))
+            most = most_kept(place, count, ends)
+            fitting = (stay for stay in range(most, -1, -1) if most + 1 - stay >= -(-(count - stay) // layout.rounds))
+            kept[number] = next(fitting, 0)
     return kept
 
 

@@ -17,38 +17,16 @@ from functools import cached_property
 
 from potluck.models.costs import PartCost, Pass, part_cost
 from potluck.models.spec import ModelSpec, Part
-from potluck.planner.agreement import wire_of
-from potluck.planner.all_reduce import Algorithm
 from potluck.planner.axes import local_spec
-from potluck.planner.collectives import SECONDS, Mesh, fastest, mesh_of, one_after_another
-from potluck.planner.fleet import Fleet
+from potluck.planner.group_sums import GroupSums, Members, Setting
 from potluck.planner.plan import Stage
 from potluck.planner.prediction import Times, together
-from potluck.planner.software import MEASURED, Software
-from potluck.planner.sums import logits_traffic, message_bytes, sums_per_step
 from potluck.planner.transfers import check_replicated
-
-Members = tuple[PartCost, ...]
-"""The cost of one part for every member of a group, the lead first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Where a step is computed: the fleet, the model, the compute type, what software adds."""
-
-    fleet: Fleet
-    spec: ModelSpec
-    dtype: str
-    software: Software = MEASURED
 
 
 @dataclass(frozen=True)
-class StageCost:
+class StageCost(GroupSums):
     """A stage's costs, ready to be worked out for any step; `parts` in order."""
-
-    stage: Stage
-    setting: Setting
-    parts: tuple[Members, ...]
 
     def times(self, work: Pass) -> Times:
         """From when a stage's nodes have the rows until they have what comes out; nothing is read from disk."""
@@ -65,40 +43,10 @@ class StageCost:
             taken += count * most
         return taken
 
-    def sums(self, work: Pass) -> Times:
-        """All sums of a step, and the gather of logits."""
-        count = sums_per_step(self.stage)
-        gathers = bool(work.sampled) and self.stage.has_head
-        seconds = count * self.one_sum(work) + (self._gather(work) if gathers else 0.0)
-        return Times(sums=seconds, software=(count + gathers) * self.setting.software.sum)
-
-    def one_sum(self, work: Pass) -> float:
-        """Seconds of one all-reduce on the wire."""
-        nbytes = self.sum_bytes(work)
-        return SECONDS[self.algorithm(nbytes)](self.mesh, nbytes)
-
-    def algorithm(self, nbytes: int) -> Algorithm:
-        """How sums of so many bytes a member are formed."""
-        return self.stage.all_reduce.algorithm or fastest(self.mesh, nbytes)
-
-    def sum_bytes(self, work: Pass) -> int:
-        """Bytes of one member's part of a sum."""
-        wire = self.stage.all_reduce.wire or wire_of(self.mesh, self.setting.dtype)
-        return message_bytes(work.rows * self.setting.spec.hidden, wire)
-
-    @cached_property
-    def mesh(self) -> Mesh:
-        """The links among the members."""
-        return mesh_of(self.setting.fleet, self.stage.nodes)
-
     @cached_property
     def _alike(self) -> dict[Members, int]:
         # Layers of a model are mostly alike: a stage is as quick to work out as it has kinds of parts.
         return Counter(self.parts)
-
-    def _gather(self, work: Pass) -> float:
-        traffic = logits_traffic(self.stage, work.sampled, self.setting.spec)
-        return one_after_another([(self.setting.fleet.link(*ends), nbytes) for ends, nbytes in traffic.items()])
 
 
 def stage_cost(stage: Stage, setting: Setting) -> StageCost:

@@ -10,9 +10,9 @@ from potluck.models.sizes import layer_parts, weight_bytes
 from potluck.models.spec import ModelSpec, PartKind
 from potluck.planner.axes import local_spec
 from potluck.planner.fleet import NodeName
+from potluck.planner.group_sums import Setting
 from potluck.planner.plan import Residency, Route, Share
 from potluck.planner.prefetch import Window
-from potluck.planner.stage_seconds import Setting
 from potluck.planner.way import Way
 
 # A reply of so many tokens is long enough to say how fast the ones that follow come.
@@ -90,7 +90,7 @@ class Steps:
         """When a stage that is begun `now` is done, all parts and sums one after the other."""
         cost, work = way.course.costs[number], way.work
         stage = cost.stage
-        one_sum = cost.one_sum(work) + cost.setting.software.sum if stage.is_group else 0.0
+        summed = 0.0
         for part, members in zip(stage.parts, cost.parts, strict=True):
             taken = [member.taken(work) for member in members]
             readers = self._readers.get((number, part.layer), []) if part.layer is not None else []
@@ -98,11 +98,12 @@ class Steps:
             if part.kind is PartKind.ATTENTION:
                 begun |= {node: self._windows[node].reach(now) for node in readers}
             now = max(begun[node] + seconds for node, seconds in zip(stage.nodes, taken, strict=True))
-            now += one_sum if part.kind is not PartKind.HEAD else 0.0
+            if stage.is_group and part.kind is not PartKind.HEAD:
+                one_sum = cost.sum_seconds(part.kind, members, work) + cost.setting.software.sum
+                now, summed = now + one_sum, summed + one_sum
             for node in readers if part.kind is PartKind.FFN else ():
                 self._windows[node].leave(now)
-        gather = cost.sums(work).total - one_sum * sum(part.kind is not PartKind.HEAD for part in stage.parts)
-        return now + (gather if stage.is_group else 0.0)
+        return now + (cost.sums(work).total - summed if stage.is_group else 0.0)
 
 
 def _layer_bytes(setting: Setting, share: Share, layer: int) -> int:

@@ -13,12 +13,13 @@ from math import inf
 
 from potluck.planner.layout import Layout
 from potluck.planner.problem import Problem, Search
-from potluck.planner.streaming import kept_beside
+from potluck.planner.stream_moves import most_kept
+from potluck.planner.stream_search import fewest_runs
 from potluck.planner.tour import MOST_EXACT
 
 _CLOSE = 1 + 1e-6
-# What is streamed is predicted layer by layer: so many layers are a second or two.
-_MOST_LAYERS = 4_000
+# What is streamed is predicted layer by layer: so many layers are about a second.
+_MOST_LAYERS = 1_500
 # In a larger fleet, the quickest places for an end: the second serves where both ends do not fit the first.
 _MOST_ENDS = 2
 
@@ -30,16 +31,19 @@ def single(problem: Problem, limit: float) -> Search:
     whole = next((layout for _, layout in reckoned if not layout.kept), None)
     best = problem.found(whole) if whole else None
     limit = min(limit, best.seconds if best else inf)
+    chosen: Layout | None = None
     budget = max(4, _MOST_LAYERS // problem.layers)
+    bound = inf
     for least, layout in (one for one in reckoned if one[1].kept):
-        if best and least * _CLOSE >= limit:
+        if least * _CLOSE >= limit:
             break
         if not budget:
-            return Search(best, least)
-        found, budget = problem.found(layout), budget - 1
-        best = min(best or found, found, key=lambda one: one.seconds)
-        limit = min(limit, best.seconds)
-    return Search(best)
+            bound = least
+            break
+        seconds, budget = problem.seconds(layout), budget - 1
+        if seconds < limit:
+            chosen, limit = layout, seconds
+    return Search(fewest_runs(problem.found(chosen)) if chosen else best, bound)
 
 
 def _layouts(problem: Problem) -> Iterator[Layout]:
@@ -73,15 +77,13 @@ def _quickest(problem: Problem, place: int, seconds: Callable[[int], float]) -> 
 
 
 def _kept(problem: Problem, layout: Layout) -> Iterator[dict[int, int]]:
-    """How many layers stay: all where they fit, else every number that leaves room for two that come and go."""
+    """How many layers stay: all where they fit, else every number that leaves room for one that comes and goes."""
     number = layout.order[0]
     place, ends = problem.places[number], layout.ends(number)
     if place.room(ends) >= problem.layers:
         yield {}
         return
-    holder = place.holders[0]
-    free = holder.free - holder.ends[ends] - problem.layers * holder.layer_kv
-    for kept in range(min(problem.layers - 1, kept_beside(1, free, holder.layer_weights)) + 1):
+    for kept in range(most_kept(place, problem.layers, ends) + 1):
         yield {number: kept}
 
 

@@ -1,18 +1,22 @@
 """Which layers a node reads from disk for every step, where its memory does not hold them all.
 
-A node keeps its KV, its ends and as many layers as it can; the rest come and go through what is left. While others
-compute, a node brings in its next window (PRIMA.CPP's prefetch, arXiv 2504.08791, appendix A.1; TPI-LLM's sliding
-window, 2410.00531): so a window may take at most half of what is left, which more rounds with smaller windows achieve.
+A node keeps its KV, its ends and as many layers as it can; the rest come and go through what is left. While it
+computes what stays, and while others compute, it brings in what comes next (PRIMA.CPP's prefetch, arXiv 2504.08791,
+appendix A.1; TPI-LLM's sliding window, 2410.00531). What is streamed lies apart, in runs between layers that stay:
+where all of it came together, a disk would have nothing to do once what is left is full, and be waited for afterwards.
+Measured with SmolLM2 in bfloat16, ten of 30 layers streamed at 1 GB/s through room for two, 60 rows a step: 152 ms
+apart, 212 ms together, with stalls of 69 and 111 ms; through room for one 241 ms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import groupby
 
-from potluck.models.spec import Part, PartKind
+from potluck.models.spec import Part
 from potluck.planner.fleet import Fleet, NodeName
-from potluck.planner.offers import Request
+from potluck.planner.offers import EMBEDDING, Request
 from potluck.planner.placements import Placement
 from potluck.planner.plan import Residency, Route, Share, Stage
 
@@ -47,10 +51,11 @@ def streamed_route(route: Route, fleet: Fleet, request: Request) -> Route:
     return cut_route(route, {name: count for name, count in resident.items() if count < _layers(route, name)})
 
 
-def cut_route(route: Route, kept: Mapping[NodeName, int]) -> Route:
-    """The route with so many layers of some nodes resident and their others streamed; a window may be cut in two.
+def cut_route(route: Route, kept: Mapping[NodeName, int], runs: Mapping[NodeName, int] | None = None) -> Route:
+    """The route with so many layers of some nodes resident and their others streamed.
 
-    Every window streams its part, so that there is time to read between them.
+    Every window streams its part, so that there is time to read between them; within a window it lies in so many
+    `runs` (1), each after layers that stay.
     """
     done = dict.fromkeys(kept, 0)
     stages: list[Stage] = []
@@ -62,7 +67,7 @@ def cut_route(route: Route, kept: Mapping[NodeName, int]) -> Route:
         layers = _layers(route, name)
         before, after = (layers - kept[name]) * done[name] // layers, done[name] + len(stage.layers)
         done[name] = after
-        stages += _cut(stage, (layers - kept[name]) * after // layers - before)
+        stages += _cut(stage, (layers - kept[name]) * after // layers - before, (runs or {}).get(name, 1))
     return replace(route, stages=tuple(stages))
 
 
@@ -89,20 +94,25 @@ def kept_beside(window: int, free: int, layer: int) -> int:
     return free // layer - 2 * window
 
 
-def _cut(stage: Stage, streamed: int) -> list[Stage]:
-    """A stage as one or two: what stays, then so many layers that are streamed, then the head."""
-    if not streamed:
-        return [stage]
+def _cut(stage: Stage, streamed: int, runs: int) -> list[Stage]:
+    """A stage in pieces: what stays and what is streamed by turns. The ends go with their neighbours."""
+    away, first = _away(stage.layers, streamed, runs), stage.layers.start
+    ends = {True: first, False: stage.layers.stop - 1}
+
+    def streams(part: Part) -> bool:
+        return (ends[part == EMBEDDING] if part.layer is None else part.layer) in away
+
     share = Share(stage.node, residency=Residency.STREAMED)
-    if streamed == len(stage.layers):
-        return [replace(stage, shares=(share,))]
-    first = stage.layers[len(stage.layers) - streamed]
-    kept = tuple(part for part in stage.parts if _is_before(part, first))
-    away = tuple(part for part in stage.parts if not _is_before(part, first))
-    return [replace(stage, parts=kept), replace(stage, parts=away, shares=(share,))]
+    pieces = [(residency, tuple(parts)) for residency, parts in groupby(stage.parts, streams)]
+    return [replace(stage, parts=parts, shares=(share,) if read else stage.shares) for read, parts in pieces]
 
 
-def _is_before(part: Part, layer: int) -> bool:
-    if part.layer is None:
-        return part.kind is PartKind.EMBEDDING
-    return part.layer < layer
+def _away(layers: range, streamed: int, runs: int) -> set[int]:
+    """Which layers are streamed: the last ones of every run of layers, as evenly as whole layers allow."""
+    away: set[int] = set()
+    for run in range(runs):
+        part = layers[len(layers) * run // runs : len(layers) * (run + 1) // runs]
+        left = len(layers) - (part.start - layers.start)
+        count = round((streamed - len(away)) * len(part) / left) if part else 0
+        away.update(part[len(part) - count :])
+    return away

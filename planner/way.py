@@ -12,9 +12,10 @@ from potluck.models.costs import Pass
 from potluck.models.sizes import itemsize
 from potluck.planner.collectives import one_after_another
 from potluck.planner.fleet import Link, NodeName
+from potluck.planner.group_sums import Setting
 from potluck.planner.plan import Route, Stage
 from potluck.planner.prediction import Breakdown, Times, together
-from potluck.planner.stage_seconds import Setting, StageCost, stage_cost
+from potluck.planner.stage_seconds import StageCost, stage_cost
 from potluck.planner.transfers import receivers, wants_sampled
 
 

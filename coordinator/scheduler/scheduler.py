@@ -33,8 +33,8 @@ class Delivery:
 class Scheduler:
     """Sequences of one deployment epoch. Call from one thread at a time."""
 
-    def __init__(self, limits: Limits, first_number: int = 1) -> None:
-        """`first_number` of a sequence; a new epoch continues the numbers of the one before."""
+    def __init__(self, limits: Limits, first_number: int = 1, stride: int = 1) -> None:
+        """`first_number` of a sequence and the distance to the next; a new epoch goes on after the one before."""
         self._limits = limits
         self._pool = BlockPool(limits.kv_blocks)
         self._waiting: deque[Sequence] = deque()
@@ -42,7 +42,7 @@ class Scheduler:
         self._all: dict[int, Sequence] = {}
         self._flying: dict[int, list[tuple[Sequence, Run]]] = {}
         self._drops: list[int] = []
-        self._next_sequence, self._next_step = first_number, 1
+        self._next_sequence, self._next_step, self._stride = first_number, 1, stride
 
     @property
     def next_number(self) -> int:
@@ -89,7 +89,7 @@ class Scheduler:
         numbers = []
         for generation in generations:
             sequence = Sequence(self._next_sequence, generation, list(generation.prompt))
-            self._next_sequence += 1
+            self._next_sequence += self._stride
             self._all[sequence.number] = sequence
             numbers.append(sequence.number)
             kind = (generation.prompt, generation.max_tokens)

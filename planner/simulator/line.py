@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from potluck.models.sizes import itemsize
 from potluck.planner.fleet import NodeName
+from potluck.planner.group_sums import Setting
 from potluck.planner.part_names import part_names
 from potluck.planner.plan import Route
 from potluck.planner.simulator.disk import Disk
@@ -17,7 +18,7 @@ from potluck.planner.simulator.packing import Sequence as Request
 from potluck.planner.simulator.queues import Job
 from potluck.planner.simulator.visit import Place, Reader, Visit
 from potluck.planner.simulator.world import Step, World
-from potluck.planner.stage_seconds import Setting, stage_cost
+from potluck.planner.stage_seconds import stage_cost
 from potluck.planner.stalls import streamed_layers
 from potluck.planner.transfers import receivers, wants_sampled
 

@@ -13,6 +13,7 @@ from functools import partial
 from potluck.models.spec import ModelSpec
 from potluck.planner.fleet import Fleet
 from potluck.planner.goal import Goal
+from potluck.planner.group_sums import Setting
 from potluck.planner.memory import steps_at_once, stream_budgets
 from potluck.planner.plan import Plan, Purpose, Route
 from potluck.planner.simulator.clock import Clock
@@ -24,7 +25,6 @@ from potluck.planner.simulator.queues import Queues
 from potluck.planner.simulator.results import Served, Simulation, percentiles
 from potluck.planner.simulator.wires import Wires
 from potluck.planner.simulator.world import World
-from potluck.planner.stage_seconds import Setting
 
 __all__ = ["Simulation", "simulate"]
 

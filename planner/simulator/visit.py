@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from potluck.models.spec import PartKind
+from potluck.planner.all_reduce import Algorithm
 from potluck.planner.part_names import part_names
 from potluck.planner.simulator.disk import Disk
 from potluck.planner.simulator.reductions import REDUCTIONS
@@ -92,14 +93,32 @@ class Visit:
             self._world.meter.use(f"node {self._nodes[place]}", start, self._times[place], what)
         self._part += 1
         if self._stage.is_group and part.kind is not PartKind.HEAD:
-            self._sum(f"sum after {what[1]}")
+            self._sum(f"sum after {what[1]}", part.kind)
 
-    def _sum(self, what: str) -> None:
-        cost = self._place.cost
-        nbytes = cost.sum_bytes(self._step.work)
+    def _sum(self, what: str, kind: PartKind) -> None:
+        cost, work = self._place.cost, self._step.work
+        pieces = cost.pieces(work) if kind is not PartKind.EMBEDDING else 1
+        if pieces > 1:
+            self._overlapped(what, kind, pieces)
+            return
+        nbytes = cost.sum_bytes(work)
         reduce = REDUCTIONS[cost.algorithm(nbytes)]
-        times = reduce(cost.mesh, nbytes, self._times, self._sent(what))
-        self._times = [time + cost.setting.software.sum for time in times]
+        self._summed(reduce(cost.mesh, nbytes, self._times, self._sent(what)))
+
+    def _overlapped(self, what: str, kind: PartKind, pieces: int) -> None:
+        """Each piece is sent when it is computed and the one before has arrived; the last product is over already."""
+        cost, work = self._place.cost, self._step.work
+        members = cost.parts[self._part - 1]
+        each = [seconds / pieces for seconds in cost.product_seconds(kind, members, work)]
+        now = [time - pieces * one for time, one in zip(self._times, each, strict=True)]
+        there = now
+        for _ in range(pieces):
+            now = [max(time + one, done) for time, one, done in zip(now, each, there, strict=True)]
+            there = REDUCTIONS[Algorithm.DIRECT](cost.mesh, cost.piece_bytes(work), now, self._sent(what))
+        self._summed(there)
+
+    def _summed(self, times: list[float]) -> None:
+        self._times = [time + self._place.cost.setting.software.sum for time in times]
 
     def _sent(self, what: str) -> Callable[[int, int, float, float], None]:
         nodes, meter = self._nodes, self._world.meter

@@ -256,16 +256,16 @@ def test_the_options_of_every_command_are_known_here():
     }
     where = {"--fleet", "--address", "--local", "--threads", "--cache", "--json"}
     model = where | {"--plan", "--dtype", "--rounds", "--context", "--fewest", "--without", "--offline"}
-    model |= {"--quantize", "--streaming", "--spread", "--share"}
+    model |= {"--quantize", "--streaming", "--spread", "--share", "--with"}
     what_if = {"--add", "--remove", "--link", "--prompt", "--batch"}
     serving = {"--host", "--port", "--api-key", "--allowed-host", "--cors-origin", "--kv-tokens", "--max-rows"}
     assert found == {
         "serve": sorted(
-            model | serving | {"--chat-template", "--step-seconds", "--wire", "--grace", "--remeasure-after"}
+            model | serving | {"--goal", "--chat-template", "--step-seconds", "--wire", "--grace", "--remeasure-after"}
         ),
         "status": sorted({"--api-key", "--json"}),
         "run": sorted(model | {"--max-tokens", "--temperature", "--seed", "--raw", "--chat-template"}),
-        "plan": sorted(model | {"--save", "--kv-tokens", "--html", "--solver"} | what_if),
+        "plan": sorted(model | {"--goal", "--save", "--kv-tokens", "--html", "--solver"} | what_if),
         "nodes": sorted(where),
         "profile": sorted(where - {"--fleet"}),
         "models": sorted({"--cache", "--json", "--clean"}),

@@ -69,7 +69,7 @@ def test_a_configuration_on_this_machine_comes_first(cluster, tmp_path, tiny_mod
 def test_json_has_these_names(cluster):
     """Programs read them: a name that goes, or means something else, breaks them."""
     report = planned(cluster("plan", "smollm2", "--fleet", "trio", "--spread", "all", "--json"))
-    assert set(report) == {"fleet", "engine", "plan", "nodes", "predicted", "model", "fleet_file", "token"}
+    assert set(report) == {"fleet", "engine", "plan", "nodes", "goal", "predicted", "model", "fleet_file", "token"}
     assert set(report["model"]) == {"name", "origin", "parameters", "layers"}
     assert set(report["nodes"]) == {"desktop", "laptop", "mini-pc"}
     assert set(report["nodes"]["desktop"]) == {
@@ -164,7 +164,24 @@ def test_wrong_fleet_files_are_told_with_the_line(cluster, tmp_path, text, says)
 
 def test_a_model_that_is_too_large_says_what_is_missing_and_what_is_enough(cluster):
     said = refused(cluster("plan", LLAMA, "--fleet", "trio", "--no-streaming"))
-    assert "GiB are missing; enough is: --quantize int4 --add " in said
+    assert "GiB are missing; enough is: leave out --no-streaming, at " in said and said.endswith(" s per token")
+
+
+def test_what_is_aimed_at_is_said_and_several_routes_are_shown(cluster, tmp_path):
+    words, saved = ["plan", "smollm2", "--fleet", "trio", "--goal", "throughput"], tmp_path / "plan.yaml"
+    shown = cluster(*words, "--save", str(saved), "--html", str(tmp_path / "plan.html"))
+    assert "Goal: throughput, most tokens per second of many requests." in shown.stdout
+    assert "2 routes side by side" in " ".join(shown.stdout.split()) and "route 2: " in shown.stdout
+    assert shown.stderr == f"next: cluster serve smollm2 --fleet trio --plan {saved}\n"
+    report = planned(cluster(*words, "--json"))
+    assert report["goal"] == "throughput" and len(report["plan"]["routes"]) == 2
+    alone = planned(cluster("plan", "smollm2", "--fleet", "trio", "--json"))
+    assert report["predicted"]["tokens_per_second"] > alone["predicted"]["tokens_per_second"]
+    again = planned(cluster("plan", "smollm2", "--fleet", "trio", "--plan", str(saved), "--json"))
+    assert again["predicted"]["tokens_per_second"] == report["predicted"]["tokens_per_second"]
+    assert "no node 'labtop'; did you mean 'laptop'?" in refused(cluster(*words[:4], "--with", "labtop"))
+    pinned = planned(cluster(*words[:4], "--with", "laptop", "--json"))
+    assert "layer" in pinned["nodes"]["laptop"]["holds"] and "layer" not in alone["nodes"]["laptop"]["holds"]
 
 
 def test_an_unknown_model_is_told_which_are_known(cluster):

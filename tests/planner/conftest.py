@@ -7,15 +7,26 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture(scope="session")
-def homes():
-    """The module homes beside this file (tests/ is no package): models, fleets, and how to draw them."""
-    name = "planner_tests_homes"
+def _beside(file):
+    """A module beside this file (tests/ is no package)."""
+    name = f"planner_tests_{file}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("homes.py"))
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{file}.py"))
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
     return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def homes():
+    """Models, fleets, and how to draw them."""
+    return _beside("homes")
+
+
+@pytest.fixture(scope="session")
+def brute_force():
+    """Small homes drawn at random, and every plan for them."""
+    return _beside("brute_force")
 
 
 @pytest.fixture

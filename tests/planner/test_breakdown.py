@@ -12,13 +12,14 @@ from potluck.planner.all_reduce import Algorithm, AllReduce
 from potluck.planner.fields import FieldError
 from potluck.planner.fleet import Device, Link
 from potluck.planner.goal import Goal
+from potluck.planner.group_sums import Setting
 from potluck.planner.memory import node_bytes
 from potluck.planner.plan import Residency, Share
 from potluck.planner.plan_file import plan_from_data, plan_to_data
 from potluck.planner.predict import predict
 from potluck.planner.prediction import together
 from potluck.planner.software import MEASURED, NONE, Software
-from potluck.planner.stage_seconds import Setting, stage_cost
+from potluck.planner.stage_seconds import stage_cost
 from potluck.planner.way import course
 
 GOAL = Goal(context=100, prompt=48, chunk=512, software=NONE)

@@ -16,12 +16,13 @@ from potluck.models.costs import Pass
 from potluck.planner.all_reduce import Algorithm, AllReduce
 from potluck.planner.fleet import Link, NodeName
 from potluck.planner.goal import Goal
+from potluck.planner.group_sums import Setting
 from potluck.planner.plan import Residency, Share
 from potluck.planner.predict import predict
 from potluck.planner.simulator.load import Arrival, Load, together
 from potluck.planner.simulator.simulate import simulate
 from potluck.planner.software import NONE, Software
-from potluck.planner.stage_seconds import Setting, stage_cost
+from potluck.planner.stage_seconds import stage_cost
 from potluck.planner.validate import PlanError, validate
 
 SPEEDS = st.sampled_from([0.5, 3.0, 10.0, 60.0])

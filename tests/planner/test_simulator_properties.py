@@ -16,6 +16,7 @@ from potluck.models.costs import Pass
 from potluck.planner.all_reduce import Algorithm, AllReduce
 from potluck.planner.fleet import Link
 from potluck.planner.goal import Goal
+from potluck.planner.group_sums import Setting
 from potluck.planner.memory import node_bytes
 from potluck.planner.plan import Residency, Share
 from potluck.planner.predict import predict
@@ -24,7 +25,6 @@ from potluck.planner.simulator.load import Arrival, Load, random_load, together
 from potluck.planner.simulator.results import Percentiles, percentiles
 from potluck.planner.simulator.simulate import simulate
 from potluck.planner.software import NONE
-from potluck.planner.stage_seconds import Setting
 from potluck.planner.way import course
 
 SPEEDS = st.sampled_from([0.5, 1.0, 10.0])

@@ -1,6 +1,7 @@
 """Models that no memory holds: which layers stay, in how many rounds, and what that takes."""
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given, settings
@@ -14,6 +15,7 @@ from potluck.planner.plan import Residency, Share
 from potluck.planner.plan_file import plan_from_data, plan_to_data
 from potluck.planner.predict import predict
 from potluck.planner.solve import DoesNotFit, solve
+from potluck.planner.streaming import cut_route
 from potluck.planner.validate import PlanError, validate
 
 DISK = 1e9
@@ -64,9 +66,7 @@ def test_what_does_not_fit_is_read_from_disk(tight, smollm2):
         memory = tight.node(node).device.memory
         assert size.total <= memory
         assert size.weights - size.streamed + budgets[node] + size.kv + NODE_OVERHEAD <= memory
-        # The next window comes in beside the current one.
-        window = max(len(stage.layers) for stage in plan.routes[0].stages if stage.node == node)
-        assert budgets[node] >= 2 * window * layer
+        assert budgets[node] >= layer, "one at least comes and goes"
     assert steps_at_once(plan) == 1
     assert all("read from disk for every token" in plan.reasons[node] for node in counts)
 
@@ -78,7 +78,7 @@ def test_reading_bounds_the_prediction(tight, smollm2):
     slow = dataclasses.replace(
         tight, nodes=tuple(dataclasses.replace(node, disk_bandwidth=DISK / 100) for node in tight.nodes)
     )
-    assert predict(plan, slow, smollm2, GOAL).time_per_token == pytest.approx(100 * slowest, rel=1e-6)
+    assert predict(plan, slow, smollm2, GOAL).time_per_token == pytest.approx(100 * slowest, rel=2e-3)
 
 
 def test_one_node_alone_streams_through_what_it_has_left(homes, smollm2):
@@ -86,8 +86,34 @@ def test_one_node_alone_streams_through_what_it_has_left(homes, smollm2):
     fleet = homes.fleet(homes.node("a", memory=memory_for(request, 15, ends=True), disk_bandwidth=DISK))
     plan = solve(fleet, smollm2, GOAL)
     validate(plan, fleet, smollm2)
-    assert [stage.shares[0].residency for stage in plan.routes[0].stages] == [Residency.RESIDENT, Residency.STREAMED]
-    assert stream_budgets(plan, fleet, smollm2)["a"] >= 2 * request.layer_weights
+    residencies = [stage.shares[0].residency for stage in plan.routes[0].stages]
+    assert set(residencies) == {Residency.RESIDENT, Residency.STREAMED}
+    assert all(one != other for one, other in pairwise(residencies)), "what stays and what is read, by turns"
+    assert stream_budgets(plan, fleet, smollm2)["a"] >= request.layer_weights
+
+
+def test_what_is_streamed_lies_apart_within_a_window(homes, smollm2):
+    route = homes.plan(homes.stage("a", homes.EMBEDDING, range(30), homes.HEAD)).routes[0]
+
+    def away(kept, runs):
+        stages = cut_route(route, {"a": kept}, {"a": runs}).stages
+        assert [part for stage in stages for part in stage.parts] == list(route.stages[0].parts)
+        return [list(stage.layers) for stage in stages if stage.shares[0].residency is Residency.STREAMED]
+
+    assert away(26, 1) == [[26, 27, 28, 29]]
+    assert away(26, 2) == [[13, 14], [28, 29]]
+    assert [len(run) for run in away(26, 99)] == [1] * 4
+    assert away(0, 3) == [list(range(30))] and sum(map(len, away(1, 30))) == 29
+
+
+def test_a_disk_that_reads_while_layers_that_stay_are_computed_is_waited_for_less(homes, smollm2):
+    request = Request(smollm2, GOAL)
+    slow = homes.node("a", memory=memory_for(request, 15, ends=True), bandwidth=2e9, disk_bandwidth=DISK)
+    plan = solve(homes.fleet(slow), smollm2, GOAL)
+    together = cut_route(homes.plan(homes.stage("a", homes.EMBEDDING, range(30), homes.HEAD)).routes[0], {"a": 13})
+    other = dataclasses.replace(plan, routes=(together,))
+    validate(other, homes.fleet(slow), smollm2)
+    assert plan.prediction.time_per_token < 0.9 * predict(other, homes.fleet(slow), smollm2, GOAL).time_per_token
 
 
 def test_it_is_refused_where_it_is_not_wanted_or_the_disk_is_unknown(homes, tight, smollm2):

@@ -225,8 +225,11 @@ def test_what_this_version_does_not_run(homes, home, ring):
     )
     validate(two, home, spec)
     assert node_bytes(two, spec) == node_bytes(ring, spec), "what two routes share on a node costs once"
-    with pytest.raises(PlanError, match="several routes are not available yet"):
+    with pytest.raises(PlanError, match="route 1: purpose prefill; this version runs routes that serve"):
         executable_stages(two)
+    same = replace(ring, routes=ring.routes * 2)
+    with pytest.raises(PlanError, match="is in routes 1 and 2; give each route nodes of its own"):
+        executable_stages(same)
     hosted = grouped(homes, (Share("desktop", residency=Residency.HOST),))
     with pytest.raises(PlanError, match="residency host is for GPUs"):
         executable_stages(hosted)

@@ -50,3 +50,35 @@ def test_streamed_layers_are_read_once_per_step_and_not_kept(processes, smollm2_
     assert steps * 20 * layer <= status.streamed_bytes <= (steps * 20 + 5) * layer
     assert status.stall_seconds > 0
     assert status.resident_bytes - status.anonymous_bytes < 30 * layer + (300 << 20)
+
+
+def by_turns(kept, streamed, turns):
+    """Windows of layers that stay and layers that are streamed, by turns."""
+    windows, first = [], 0
+    for turn in range(turns):
+        for count, away in ((kept, False), (streamed, True)):
+            last = turn == turns - 1 and away
+            windows.append(
+                pb.Window(
+                    stage=len(windows), embedding=not windows, first_layer=first, end_layer=first + count, head=last,
+                    streamed=away, next_nodes=[] if last else ["a"],
+                )
+            )  # fmt: skip
+            first += count
+    return windows
+
+
+def test_a_window_of_one_layer_and_layers_that_lie_apart(processes, smollm2_path, tmp_path):
+    """As the planner lays them: ten of 30 layers, each after two that stay, through room for one."""
+    model, prompt, steps = processes.Model(smollm2_path), [5, 9, 17, 33, 2, 8], 6
+    with processes.running(processes.Worker("a", tmp_path)) as (worker,):
+        worker.load(model.whole(1, worker))
+        with processes.client(1, worker) as client:
+            tokens = client.generate(prompt, steps)
+        worker.release(1)
+        layer = next((tmp_path / "a" / "shards").rglob("layer-010*.shard")).stat().st_size
+        worker.load(model.assignment(2, by_turns(2, 1, 10), [worker], stream_bytes=layer))
+        with processes.client(2, worker) as client:
+            assert client.generate(prompt, steps) == tokens
+        status = worker.stub.Status(pb.StatusRequest(), timeout=5)
+    assert steps * 10 * layer <= status.streamed_bytes <= (steps * 10 + 1) * layer
