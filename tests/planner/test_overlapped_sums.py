@@ -27,7 +27,7 @@ def llama(homes):
 
 def of_two(spec, pieces, bandwidth=125e6):
     """A plan of two members that compute what one core of bench/results/tensor_parallel.md does, and its fleet."""
-    nodes = tuple(Node(name, (Device("cpu", 339e9, 12e9, 2**34),)) for name in "ab")
+    nodes = tuple(Node(name, (Device("cpu", 375e9, 12e9, 2**34),)) for name in "ab")
     parts = tuple(spec.parts())
     shares = split_shares(spec, parts, [Share("a"), Share("b")], [1, 1])
     stage = Stage(parts, shares, all_reduce=AllReduce(pieces=pieces))
