@@ -27,11 +27,15 @@ from potluck.planner.plan import Plan
 from potluck.planner.predict import predict
 from potluck.proto.shaper import Shape
 
-MODEL, DTYPE = "smollm2", "bfloat16"
+MODEL = "smollm2"
 PROMPT, CONTEXT = 96, 1024
 _ROWS = 256
 _SECONDS, _FEWEST, _MOST = 2.0, 16, 160  # of decoding in a turn, and its tokens
-GOAL = Goal(dtype=DTYPE, kv_tokens=CONTEXT, prompt=PROMPT, chunk=_ROWS, context=PROMPT + _FEWEST)
+
+
+def goal_in(dtype: str) -> Goal:
+    """What is planned for."""
+    return Goal(dtype=dtype, kv_tokens=CONTEXT, prompt=PROMPT, chunk=_ROWS, context=PROMPT + _FEWEST)
 
 
 class Switching(Deployment):
@@ -63,9 +67,11 @@ class Switching(Deployment):
         self._serve(self.fleet, plan, Silent())
 
 
-def deploy(launches: Sequence[WorkerLaunch], engine: str, links: Mapping[str, Shape], cache: Path) -> Switching:
+def deploy(
+    launches: Sequence[WorkerLaunch], goal: Goal, engine: str, links: Mapping[str, Shape], cache: Path
+) -> Switching:
     """Workers that have measured themselves and each other, serving by the solver's plan."""
-    serving = Serving(GOAL, CONTEXT, engine=engine, links=links, max_rows=_ROWS, step_seconds=300.0)
+    serving = Serving(goal, CONTEXT, engine=engine, links=links, max_rows=_ROWS, step_seconds=300.0)
     files = model_files(locate(MODEL, cache))
     deployment = Switching(LocalFabric(launches), ServingEngine(MODEL, CONTEXT, Metrics()), files, serving)
     deployment.start(Silent())

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from accuracy_run import DTYPE, GOAL, MODEL, deploy, facts
+from accuracy_run import MODEL, deploy, facts, goal_in
 from held_fleet import HeldLaunch, HeldNode, Hold, held, why_not
 from pipeline import machine
 
@@ -31,6 +31,8 @@ from potluck.deploy.prepare import emulated_fleet, model_files
 from potluck.models.source import locate
 
 _FLEETS = Path(__file__).with_name("accuracy_fleets.yaml")
+# A quota is handed out every few milliseconds: in float32 a stage computes long enough for that to matter little.
+_DTYPE = {"emulated": "bfloat16", "held": "float32"}
 _AS_GOOD = 1.05  # a plan within 5 % of the quickest was as good a choice
 
 
@@ -38,8 +40,10 @@ def emulated(data: Mapping[str, Any], rounds: int, cache: Path) -> dict[str, Any
     """One emulated fleet's facts."""
     path = cache / f"{data['name']}.yaml"
     path.write_text(yaml.safe_dump(dict(data), sort_keys=False))
-    fleet = emulated_fleet(str(path), cache, model_files(locate(MODEL, cache)).spec, GOAL)
-    deployment = deploy(fleet.launches(cache), str(fleet.fleet.engine), fleet.engine_links(), cache)
+    fleet = emulated_fleet(str(path), cache, model_files(locate(MODEL, cache)).spec, goal_in(_DTYPE["emulated"]))
+    deployment = deploy(
+        fleet.launches(cache), goal_in(_DTYPE["emulated"]), str(fleet.fleet.engine), fleet.engine_links(), cache
+    )
     try:
         return facts(deployment, rounds) | {"time_scale": fleet.scale}
     finally:
@@ -49,7 +53,7 @@ def emulated(data: Mapping[str, Any], rounds: int, cache: Path) -> dict[str, Any
 def held_back(data: Mapping[str, Any], rounds: int, cache: Path) -> dict[str, Any]:
     """One held fleet's facts, from a process within its first node's network, where requests arrive."""
     with held({name: Hold.of(line) for name, line in data["nodes"].items()}) as nodes:
-        given = [[node.name, node.space, node.address, *map(str, node.groups)] for node in nodes]
+        given = [[node.name, node.space, node.address, *map(str, node.groups), node.core] for node in nodes]
         command = [
             sys.executable,
             __file__,
@@ -65,9 +69,9 @@ def held_back(data: Mapping[str, Any], rounds: int, cache: Path) -> dict[str, An
     return dict(json.loads(done.stdout))
 
 
-def within(given: Sequence[Sequence[str]], rounds: int, cache: Path) -> dict[str, Any]:
+def within(given: Sequence[Sequence[Any]], rounds: int, cache: Path) -> dict[str, Any]:
     """The same, seen from within."""
-    nodes = [HeldNode(name, space, at, (Path(cpu), Path(memory))) for name, space, at, cpu, memory in given]
+    nodes = [HeldNode(name, space, at, (Path(cpu), Path(memory)), core) for name, space, at, cpu, memory, core in given]
     launches = [
         HeldLaunch(
             node.name,
@@ -79,7 +83,7 @@ def within(given: Sequence[Sequence[str]], rounds: int, cache: Path) -> dict[str
         )
         for node in nodes
     ]
-    deployment = deploy(launches, nodes[0].name, {}, cache)
+    deployment = deploy(launches, goal_in(_DTYPE["held"]), nodes[0].name, {}, cache)
     try:
         return facts(deployment, rounds)
     finally:
@@ -190,7 +194,8 @@ def main() -> None:
         fleets = list(measure(flags.rounds, flags.only, Path(flags.cache or folder)))
     print(json.dumps(summary(fleets) | {"measured": fleets}, indent=2) if flags.json else table(fleets))
     if flags.save:
-        about = f"{machine()}; {MODEL} in {DTYPE}; one thread per process; {time.strftime('%Y-%m-%d')}"
+        model = f"{MODEL}, emulated in {_DTYPE['emulated']}, held in {_DTYPE['held']}"
+        about = f"{machine()}; {model}; one thread per process; {time.strftime('%Y-%m-%d')}"
         text = f"# bench/planner_accuracy.py\n\n{about}\n\n{table(fleets)}\n"
         (Path(__file__).parent / "results" / "planner_accuracy.md").write_text(text)
 

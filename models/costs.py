@@ -117,7 +117,7 @@ class PartCost:
     Attributes:
         weights: reading the weights, once a step.
         position: reading the KV of one position of one sequence.
-        moved: memory traffic of a row (the embedding's).
+        moved: memory traffic of a row: the embedding's, and what passes between products.
         row, attended: multiplying a row, and what is done with it between products; its attention to one position.
         window: most positions attended to, None for all.
         at_head: whether only sampled rows are computed.
@@ -157,14 +157,15 @@ def part_cost(spec: ModelSpec, part: Part, compute: tuple[Speeds, str]) -> PartC
     attention = device.formats.get(ATTENTION, FormatSpeed(device.flops, device.memory_bandwidth))
     kv = kv_bytes_per_token(spec, dtype) if part.kind is PartKind.ATTENTION else 0
     attended = 4.0 * spec.heads * spec.head_dim if part.kind is PartKind.ATTENTION else 0.0
+    # On both sides of the roofline: no product hides what comes before and after it.
+    between = activation_bytes(spec, part) / device.memory_bandwidth
     is_embedding = part.kind is PartKind.EMBEDDING
     held = {} if is_embedding else _held(spec, part, compute)
     return PartCost(
         weights=sum(nbytes / speed.bandwidth for speed, (nbytes, _) in held.items()),
         position=kv / attention.bandwidth,
-        moved=spec.hidden * itemsize(dtype) / device.memory_bandwidth if is_embedding else 0.0,
-        row=sum(2.0 * numbers / speed.flops for speed, (_, numbers) in held.items())
-        + activation_bytes(spec, part) / device.memory_bandwidth,
+        moved=between + (spec.hidden * itemsize(dtype) / device.memory_bandwidth if is_embedding else 0.0),
+        row=between + sum(2.0 * numbers / speed.flops for speed, (_, numbers) in held.items()),
         attended=attended / attention.flops,
         window=spec.layers[part.layer].window if part.layer is not None else None,
         at_head=part.kind is PartKind.HEAD,

@@ -70,14 +70,15 @@ def _upwards(top: Path, path: str) -> Iterator[Path]:
 
 
 def _memory(group: Path) -> tuple[int, int] | None:
-    """Limit and use."""
-    for limit, used, idle in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    """Limit and use; pages of files count as used by nobody, those of shards that were let go of included."""
+    for limit, used, prefix in (
+        ("memory.max", "memory.current", ""),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
         most, taken = _number(group / limit), _number(group / used)
         if most is not None and taken is not None:
-            return most, max(0, taken - _entry(group / "memory.stat", idle))
+            pages = [_entry(group / "memory.stat", f"{prefix}{kind}_file") for kind in ("active", "inactive")]
+            return most, max(0, taken - sum(pages))
     return None
 
 

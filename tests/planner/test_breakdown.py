@@ -186,7 +186,7 @@ def test_a_parts_cost_is_its_bytes_and_operations(homes, data):
     operations, memory = part_cost(spec, part, (device, "bfloat16")).seconds(work)
     between = rows * activation_bytes(spec, part) / 3e9
     assert operations == pytest.approx(flops(spec, part, work) / 7e9 + between)
-    assert memory == pytest.approx(bytes_moved(spec, part, "bfloat16", work) / 3e9)
+    assert memory == pytest.approx(bytes_moved(spec, part, "bfloat16", work) / 3e9 + between)
 
 
 def test_what_software_adds_to_a_layer_counts_as_software_once_a_layer(homes):

@@ -51,7 +51,7 @@ def test_the_slower_of_streaming_and_multiplying_counts(smollm2):
     device = Device("cpu", flops=100e9, memory_bandwidth=20e9, memory=1)
     one, many = Pass(1, 1, 1), Pass(512, 1, 512)
     assert seconds(smollm2, ffn, one, (device, "float32")) == pytest.approx(
-        weight_bytes(smollm2, ffn, "float32") / 20e9
+        (weight_bytes(smollm2, ffn, "float32") + activation_bytes(smollm2, ffn[0])) / 20e9
     )
     between = 512 * activation_bytes(smollm2, ffn[0]) / 20e9
     multiplying = flops(smollm2, ffn[0], many) / 100e9 + between

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from potluck.kernels import packed
-from potluck.models.costs import FormatSpeed
+from potluck.models.costs import ATTENTION, FormatSpeed
 from potluck.models.encodings import packed_bytes, plain_bytes
 from potluck.proto import cluster_pb2 as pb
 from potluck.worker import disk_speed, kernel_speed, layer_overhead
@@ -239,7 +239,7 @@ def test_a_worker_tells_what_was_asked_for_and_only_what_is_new(processes, tmp_p
     with processes.running(processes.Worker("a", tmp_path / "a"), imitating) as (worker, other):
         wanted = pb.ProbeRequest(dtype="quantized", formats=["Q4_0", "Q9_9"])
         reply = worker.stub.Probe(wanted, timeout=60)
-        assert [one.format for one in reply.formats] == (["Q4_0"] if packed.available() else [])
+        assert [one.format for one in reply.formats] == [*(["Q4_0"] if packed.available() else []), ATTENTION]
         speeds = reply.flops, reply.memory_bandwidth, reply.disk_bandwidth, reply.disk_random
         assert min(speeds) > 0 and all(one.flops > 0 and one.bandwidth > 0 for one in reply.formats)
         assert 0 < reply.memory_free < reply.memory_total and reply.cores > 0 and not reply.unchanged
