@@ -69,7 +69,7 @@ def test_what_a_measured_node_tells():
             memory_bandwidth: 20 GB/s
             memory: 8 GiB
             memory_total: 16 GiB
-            formats: {Q4_0: {flops: 90 GFLOPS, bandwidth: 9 GB/s}, Q6_K: {flops: 70 GFLOPS, bandwidth: 8 GB/s}}
+            formats: {Q4_0: {flops: 90 GFLOPS, bandwidth: 9 GB/s}, attention: {flops: 70 GFLOPS, bandwidth: 8 GB/s}}
             layer_overhead: 20 us
             disk: 2 GB/s
             disk_random: 300 MB/s
@@ -79,7 +79,7 @@ def test_what_a_measured_node_tells():
         """
     )
     (node,) = fleet.nodes
-    assert node.device.formats == {"Q4_0": FormatSpeed(90e9, 9e9), "Q6_K": FormatSpeed(70e9, 8e9)}
+    assert node.device.formats == {"Q4_0": FormatSpeed(90e9, 9e9), "attention": FormatSpeed(70e9, 8e9)}
     assert (node.device.layer_overhead, node.device.memory_total) == (20e-6, 16 * 2**30)
     assert (node.disk_random, node.cores, node.swap, node.swap_free) == (300e6, 1.5, 4 * 2**30, 2**30)
 
