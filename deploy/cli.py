@@ -86,7 +86,11 @@ def serve(
     wish = Wish(
         *(dtype, rounds, context, kv_tokens, fewest, out, max_rows, step_seconds, wire.value, quantize, streaming)
     )
-    wish = replace(wish, spread=spread_of(spread.value if spread else None, fewest, "all"), share=tuple(share or ()))
+    wish = replace(
+        wish,
+        spread=spread_of(spread.value if spread else None, fewest, "all" if fleet else "best"),
+        share=tuple(share or ()),
+    )
     wish = replace(wish, remeasure_after=remeasure_after, aim=goal.value, pinned=tuple(with_ or ()))
     where = Where(fleet, address, local, _cache(cache), offline, threads)
     prepared = _prepare(model, where, wish, plan)
@@ -147,7 +151,11 @@ def run(
     text = sys.stdin.read() if prompt == "-" else prompt
     out = tuple(without or ())
     wish = Wish(dtype, rounds, context, None, fewest, out, quantize=quantize, streaming=streaming)
-    wish = replace(wish, spread=spread_of(spread.value if spread else None, fewest, "all"), share=tuple(share or ()))
+    wish = replace(
+        wish,
+        spread=spread_of(spread.value if spread else None, fewest, "all" if fleet else "best"),
+        share=tuple(share or ()),
+    )
     wish = replace(wish, pinned=tuple(with_ or ()))
     prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
     raise typer.Exit(run(prepared.with_template(chat_template), Ask(text, max_tokens, temperature, seed, raw), as_json))

@@ -226,7 +226,7 @@ Spread = Annotated[
     typer.Option(
         "--spread",
         help="best leaves out the nodes that would not help, all gives everybody a layer, fewest takes as few as hold "
-        "the model. Default: all for serve and run, best for plan.",
+        "the model. Default: best; to serve and run, an emulated fleet shows all its nodes.",
         show_default=False,
         rich_help_panel=_PLACING,
     ),
