@@ -46,7 +46,7 @@ def test_by_speed_with_the_head_counted_as_work(smollm2, trio):
         ("mini", False, 5, False),
         ("laptop", False, 3, True),
     ]
-    assert plan.reasons["laptop"].startswith("3 layers and the head (worth 7.8 layers): 29% of the fleet's speed")
+    assert plan.reasons["laptop"].startswith("3 layers and the head (worth 7.7 layers): 29% of the fleet's speed")
     assert plan.reasons["mini"].startswith("5 layers: 14% of the fleet's speed; memory would allow ")
 
 
