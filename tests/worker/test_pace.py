@@ -39,7 +39,8 @@ def test_waiting_for_a_core_hides_in_it_too():
 def test_who_needs_longer_is_behind():
     pace = Pace()
     timed(pace, [Target(0.005)], lambda: burn(0.02))
-    assert pace.behind >= 0.0149
+    # Of 15 ms, one may count as overslept.
+    assert pace.behind >= 0.0139
 
 
 def test_what_was_slept_too_long_is_made_good():
