@@ -27,6 +27,8 @@ from accuracy_run import MODEL, deploy, facts, goal_in
 from held_fleet import HeldLaunch, HeldNode, Hold, held, why_not
 from pipeline import machine
 
+from potluck.coordinator.calls import CallError
+from potluck.coordinator.deployment import DeploymentError
 from potluck.deploy.prepare import emulated_fleet, model_files
 from potluck.models.source import locate
 
@@ -102,7 +104,12 @@ def measure(rounds: int, only: Sequence[str], cache: Path) -> Iterator[dict[str,
                 print(f"{data['name']}: left out, {reason}", file=sys.stderr)
                 continue
             begun = time.monotonic()
-            found = {"name": data["name"], "kind": kind} | run(data, rounds, cache)
+            try:
+                found = {"name": data["name"], "kind": kind} | run(data, rounds, cache)
+            except (subprocess.CalledProcessError, DeploymentError, CallError) as error:
+                # Its own process has said why; the others' figures are not to be lost.
+                print(f"{data['name']}: failed: {error}", file=sys.stderr)
+                continue
             print(f"{line(found)}   ({time.monotonic() - begun:.0f} s)", file=sys.stderr, flush=True)
             yield found
 

@@ -19,11 +19,12 @@ class Swap(NamedTuple):
     free: int
 
 
-def host_memory_free() -> int:
-    """Bytes that a worker may use of the host's memory: most of what the machine and its control groups have free."""
+def host_memory_free(reserve: float = _RESERVE) -> int:
+    """Bytes that a worker may use of the host's memory: what the machine and its control groups have free, but for a
+    reserve of it."""
     left = read_limits().memory_left
     free: int = psutil.virtual_memory().available
-    return int((free if left is None else min(free, left)) * (1.0 - _RESERVE))
+    return int((free if left is None else min(free, left)) * (1.0 - reserve))
 
 
 def host_memory_total() -> int:

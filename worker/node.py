@@ -187,7 +187,7 @@ class Node:
             gc.collect()
         held = sum(epoch.shard.memory_bytes for epoch in self.epochs.held)
         budget = self._config.memory
-        have = budget - held if budget is not None else probe.free_memory(None, self._device)
+        have = budget - held if budget is not None else probe.memory_left(self._device)
         if needed > have:
             raise LoadRefused(
                 f"the share needs {needed / 2**20:.0f} MiB, this node has {have / 2**20:.0f} MiB left; "

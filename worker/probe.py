@@ -24,6 +24,7 @@ from potluck.worker.kernel_speed import KernelBench, filled_pool, formats_here, 
 from potluck.worker.layer_overhead import measure_layer_overhead
 
 _DEVICE_RESERVE = 0.1  # of a GPU's: activations, logits, what kernels and libraries load
+_LAST_RESERVE = 0.1  # half of what plans leave to the machine's other programs
 _SECONDS = 9.0  # for products; formats that are left over then are taken to be as fast as the compute type
 
 
@@ -124,6 +125,11 @@ def free_memory(budget: int | None, device: torch.device = CPU) -> int:
     if device.type == "cuda":
         return int(device_memory(device)[0] * (1.0 - _DEVICE_RESERVE))
     return host_memory_free()
+
+
+def memory_left(device: torch.device = CPU) -> int:
+    """Bytes that may be taken when it comes to it: plans take all that was measured, and what is free changes."""
+    return free_memory(None, device) if device.type == "cuda" else host_memory_free(_LAST_RESERVE)
 
 
 def total_memory(device: torch.device) -> int:

@@ -164,13 +164,17 @@ def test_a_share_of_an_unknown_node(homes, smollm2):
 
 
 def test_a_group_where_links_are_quick_and_a_pipeline_where_they_are_not(homes, brute_force, smollm2):
-    def chosen(latency, grouping=True):
+    def chosen(latency, grouping=True, cores=0.0):
         nodes = [homes.node(name, 3, NODE_OVERHEAD + 600 * MIB, bandwidth=1e9) for name in "abcd"]
-        fleet = homes.fleet(*nodes, latency=latency, bandwidth=1.25e9)
+        fleet = homes.fleet(
+            *(dataclasses.replace(node, cores=cores) for node in nodes), latency=latency, bandwidth=1.25e9
+        )
         return solve(fleet, smollm2, Goal(grouping=grouping))
 
     near, far = chosen(5e-5), chosen(0.02)
-    assert not any(stage.is_group for stage in chosen(5e-5, grouping=False).routes[0].stages)
+    for without in (chosen(5e-5, grouping=False), chosen(5e-5, cores=0.5)):
+        assert not any(stage.is_group for stage in without.routes[0].stages)
+    assert chosen(5e-5, cores=1.0).proof.strategy == "group"
     assert near.proof.strategy == "group" and not near.proof.is_optimal and near.proof.bound > 0
     assert far.proof.strategy in brute_force.SEQUENTIAL and far.proof.is_optimal
     assert near.alternatives and near.alternatives[0].seconds > near.proof.seconds
