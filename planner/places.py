@@ -5,12 +5,14 @@ A node with several devices counts with the one that reads weights fastest (`Nod
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
 from potluck.models.costs import Pass
+from potluck.models.roles import keys_of
 from potluck.models.sizes import layer_parts, weight_bytes
 from potluck.models.spec import ModelSpec, Part
 from potluck.planner.fleet import Device, Fleet, Node, NodeName
@@ -160,9 +162,13 @@ class Places:
 
 
 def distinct_layers(spec: ModelSpec) -> Iterator[tuple[int, int]]:
-    """One layer of every sort, and how many there are of it; layers of different formats are all of their own."""
-    if spec.encodings:
-        yield from ((layer, 1) for layer in range(len(spec.layers)))
-        return
-    for kind in dict.fromkeys(spec.layers):
-        yield spec.layers.index(kind), spec.layers.count(kind)
+    """One layer of every sort, and how many there are of it; layers in different formats are of different sorts."""
+    sorts = [(kind, _formats(spec, layer)) for layer, kind in enumerate(spec.layers)]
+    for sort, count in Counter(sorts).items():
+        yield sorts.index(sort), count
+
+
+def _formats(spec: ModelSpec, layer: int) -> tuple[str | None, ...]:
+    if not spec.encodings:
+        return ()
+    return tuple(spec.encodings.get(str(key)) for part in layer_parts([layer]) for key in keys_of(spec, part))
