@@ -41,6 +41,13 @@ def held_encoding(spec: ModelSpec, key: TensorKey, dtype: str) -> str | None:
     return spec.encodings.get(str(key)) if keeps_encodings(dtype) else None
 
 
+def formats_of(spec: ModelSpec, parts: Iterable[Part]) -> tuple[str | None, ...]:
+    """The formats of the tensors of some parts, in order; nothing where the model has plain numbers only."""
+    if not spec.encodings:
+        return ()
+    return tuple(spec.encodings.get(str(key)) for part in parts for key in keys_of(spec, part))
+
+
 def tensor_bytes(spec: ModelSpec, key: TensorKey, dtype: str, kind: DeviceKind = "cpu") -> int:
     """Bytes of one tensor in a device's memory; norms and biases are kept in float32 whatever the compute type."""
     shape, on_gpu = shape_of(spec, key.role), kind == "cuda"

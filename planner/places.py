@@ -12,8 +12,7 @@ from fractions import Fraction
 from functools import cache
 
 from potluck.models.costs import Pass
-from potluck.models.roles import keys_of
-from potluck.models.sizes import layer_parts, weight_bytes
+from potluck.models.sizes import formats_of, layer_parts, weight_bytes
 from potluck.models.spec import ModelSpec, Part
 from potluck.planner.fleet import Device, Fleet, Node, NodeName
 from potluck.planner.group_sums import Setting
@@ -163,12 +162,6 @@ class Places:
 
 def distinct_layers(spec: ModelSpec) -> Iterator[tuple[int, int]]:
     """One layer of every sort, and how many there are of it; layers in different formats are of different sorts."""
-    sorts = [(kind, _formats(spec, layer)) for layer, kind in enumerate(spec.layers)]
+    sorts = [(kind, formats_of(spec, layer_parts([layer]))) for layer, kind in enumerate(spec.layers)]
     for sort, count in Counter(sorts).items():
         yield sorts.index(sort), count
-
-
-def _formats(spec: ModelSpec, layer: int) -> tuple[str | None, ...]:
-    if not spec.encodings:
-        return ()
-    return tuple(spec.encodings.get(str(key)) for part in layer_parts([layer]) for key in keys_of(spec, part))

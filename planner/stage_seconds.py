@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from potluck.models.costs import PartCost, Pass, part_cost
-from potluck.models.roles import keys_of
+from potluck.models.sizes import formats_of
 from potluck.models.spec import ModelSpec, Part
 from potluck.planner.axes import local_spec
 from potluck.planner.group_sums import GroupSums, Members, Setting
@@ -79,8 +79,8 @@ def stage_seconds(stage: Stage, setting: Setting, work: Pass) -> float:
 
 def _like(spec: ModelSpec, part: Part) -> object:
     """What parts that cost the same have in common."""
-    formats = tuple(spec.encodings.get(str(key)) for key in keys_of(spec, part)) if spec.encodings else ()
-    return part.kind, spec.layers[part.layer].window if part.layer is not None else None, formats
+    window = spec.layers[part.layer].window if part.layer is not None else None
+    return part.kind, window, formats_of(spec, [part])
 
 
 @dataclass(frozen=True, slots=True)
