@@ -30,7 +30,7 @@ from potluck.coordinator.serving import DeploymentError, ModelFiles, Observer, S
 from potluck.planner.agreement import agreements
 from potluck.planner.executable import executable_stages
 from potluck.planner.fleet import Fleet, NodeName
-from potluck.planner.memory import steps_at_once, stream_budgets
+from potluck.planner.memory import goes_ahead, steps_at_once, stream_budgets
 from potluck.planner.plan import Plan
 from potluck.planner.predict import predict
 from potluck.planner.solve import DoesNotFit, solve
@@ -210,9 +210,8 @@ class Deployment:
 
     def _lane(self, plan: Plan, fleet: Fleet) -> Lane:
         serving = self._serving
-        limits = Limits(
-            kv_blocks(plan), BLOCK_SIZE, serving.context, serving.max_rows, steps_at_once(plan), serving.max_waiting
-        )
+        at_once = steps_at_once(plan), serving.max_waiting, goes_ahead(plan)
+        limits = Limits(kv_blocks(plan), BLOCK_SIZE, serving.context, serving.max_rows, *at_once)
         predicted = predict(plan, fleet, self._model.spec, goal_over(serving.goal, fleet))
         return Lane(entries(plan), limits, predicted.tokens_per_second)
 

@@ -34,13 +34,12 @@ def least_seconds(problem: Problem) -> float:
 
 def _least_alone(problem: Problem) -> float:
     """What no token can take less than: every part where it is quickest, the shortest ways from and to the engine."""
-    places, numbers = problem.places, range(len(problem.places))
+    places, numbers, hops = problem.places, range(len(problem.places)), problem.hops
     least = [
         problem.layers * min((place.layer_seconds for place in places if place.most() > 0), default=inf),
         min(place.embedding_seconds for place in places),
         min(place.head_seconds for place in places),
-        min(map(problem.hops.enter, numbers)),
-        min(map(problem.hops.leave, numbers)),
+        min(min(map(hops.enter, numbers)) + min(map(hops.leave, numbers)), *map(hops.again, numbers)),
     ]
     return sum(least)
 
@@ -48,6 +47,6 @@ def _least_alone(problem: Problem) -> float:
 def _layer_with_hop(problem: Problem, number: int) -> float:
     """Seconds of a layer on a place, with its part of the least way there."""
     place, hops = problem.places[number], problem.hops
-    engine = hops.enter(number) + hops.leave(number)
+    engine = min(hops.enter(number) + hops.leave(number), hops.again(number))
     way = min(hops.cheapest[number], engine) if len(problem.places) > 1 else engine
     return place.layer_seconds + way / min(place.most(), problem.layers)

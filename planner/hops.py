@@ -39,6 +39,11 @@ class Hops:
         """Seconds until a token that was sampled in a place has reached the engine."""
         return self._fleet.link(self._places[place].name, self._fleet.engine).latency + self._software.frame
 
+    def again(self, place: int) -> float:
+        """Seconds from a token that a place with everything has drawn until all its nodes have begun with it."""
+        lead, *others = self._places[place].nodes
+        return self._software.again + max((self._fleet.link(lead, node).latency for node in others), default=0.0)
+
     def _way(self, source: int, target: int) -> tuple[float, float]:
         if source == target:
             return 0.0, 0.0
