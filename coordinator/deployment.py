@@ -18,8 +18,8 @@ from potluck.coordinator.driver import Epoch, Observers
 from potluck.coordinator.engine import ServingEngine
 from potluck.coordinator.fabric import Fabric, Worker
 from potluck.coordinator.heartbeats import Heartbeats
-from potluck.coordinator.links import probe_links
-from potluck.coordinator.measured_fleet import fleet_of
+from potluck.coordinator.measured_fleet import measure_fleet
+from potluck.coordinator.measurements import Question
 from potluck.coordinator.remaining import goal_over, without
 from potluck.coordinator.remeasure import InForce, probed
 from potluck.coordinator.replicas import Lane, Replicas
@@ -104,10 +104,10 @@ class Deployment:
         if silent:
             node, reason = next(iter(silent.items()))
             raise DeploymentError(f"the worker of node {node!r} does not answer: {reason}")
-        if self._fleet is None:
-            observer.phase("measuring nodes and links")
-            self._fleet = self._measure(self._callers)
         try:
+            if self._fleet is None:
+                observer.phase("measuring nodes and links")
+                self._fleet = self._measure(self._callers)
             self._serve(self._fleet, self._serving.plan, observer)
         except CallError as error:
             raise DeploymentError(str(error)) from None
@@ -137,13 +137,8 @@ class Deployment:
         self._fabric.stop()
 
     def _measure(self, callers: Callers) -> Fleet:
-        try:
-            replies = callers.probe(self._serving.goal.dtype, self._serving.measurements)
-            links = probe_links(callers, self._data_ports())
-        except CallError as error:
-            raise DeploymentError(str(error)) from None
-        engine = NodeName(self._serving.engine or next(iter(replies)))
-        return fleet_of(replies, links, engine)
+        ask = Question(self._serving.goal.dtype, self._serving.measurements)
+        return measure_fleet(callers, ask, self._data_ports(), self._serving.engine)
 
     def _serve(self, fleet: Fleet, plan: Plan | None, observer: Observer) -> None:
         """Plan, load, connect and open the doors."""

@@ -11,8 +11,8 @@ from typing import Protocol
 from potluck.coordinator.accuracy import Accuracy, LoneRequest, Predict, predictor
 from potluck.coordinator.calls import CallError, Callers
 from potluck.coordinator.drift import GAIN, Departure, departures, explains, furthest, refreshed, stretched
-from potluck.coordinator.links import probe_links
-from potluck.coordinator.measured_fleet import fleet_of
+from potluck.coordinator.measured_fleet import measure_fleet
+from potluck.coordinator.measurements import Question
 from potluck.coordinator.remaining import goal_over
 from potluck.models.spec import ModelSpec
 from potluck.planner.fleet import Fleet, NodeName
@@ -126,17 +126,11 @@ def probed(callers: Callers, data_ports: Mapping[NodeName, int], force: InForce)
     """What the workers of these callers measure now, in the fleet's own seconds.
 
     Raises:
-        CallError: one of them did not answer.
-        MeasureError: the callers were closed meanwhile.
+        CallError: one of them did not answer, or the callers were closed meanwhile.
     """
-    try:
-        # Requests wait meanwhile: no format is measured that the model does not have.
-        replies = callers.probe(force.plan.dtype, formats=set(force.spec.encodings.values()))
-        links = probe_links(callers, data_ports)
-    except ValueError as error:
-        # So gRPC says that its channel is closed.
-        raise MeasureError(str(error)) from None
-    return stretched(fleet_of(replies, links, next(iter(replies))), 1.0 / force.scale)
+    # Requests wait meanwhile: no format is measured that the model does not have.
+    ask = Question(force.plan.dtype, formats=set(force.spec.encodings.values()))
+    return stretched(measure_fleet(callers, ask, data_ports), 1.0 / force.scale)
 
 
 def judge(force: InForce, requests: Sequence[LoneRequest], found: Fleet) -> Outcome:
