@@ -25,7 +25,7 @@ def homes(home, tiny_model, tmp_path, monkeypatch):
         made.append(one)
         if stale:
             # What its nodes measured before one of them slowed down.
-            monkeypatch.setattr(one.deployment, "_measure", lambda callers: one.fleet)
+            monkeypatch.setattr(one.deployment._workers, "measure", lambda *_: one.fleet)
         return one.start()
 
     yield make
