@@ -9,7 +9,7 @@ import pytest
 from potluck.coordinator import remeasure
 from potluck.coordinator.generation import EngineStatus
 from potluck.coordinator.measurements import Measurements
-from potluck.deploy.status import status_page
+from potluck.deploy.status_page import status_page
 from potluck.proto import cluster_pb2 as pb
 
 
