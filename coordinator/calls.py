@@ -1,25 +1,22 @@
-"""Plain calls to workers: hello, probe, load, release, status. All at once over the fleet, each with a deadline."""
+"""Plain calls to workers: hello, load, release, status. All at once over the fleet, each with a deadline."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
 from potluck.coordinator.fabric import Worker
-from potluck.coordinator.link_rounds import Pair
-from potluck.coordinator.measurements import Answer, Measurements, Question, refreshed
-from potluck.models.encodings import PACKED
 from potluck.planner.fleet import NodeName
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.channel import PROTOCOL, open_channel, worker_stub
+from potluck.proto.cluster_pb2_grpc import WorkerStub
 
-_PROBE_SECONDS = 90.0
-_LINK_SECONDS = 60.0  # several times what the longest measurement takes, each of whose steps has a deadline of its own
 OnLoad = Callable[[NodeName, pb.LoadProgress], None]
+Answer = TypeVar("Answer")
 
 
 class CallError(Exception):
@@ -46,60 +43,29 @@ class Callers:
             channel.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def stub(self, node: NodeName) -> WorkerStub:
+        """The calls that a node's worker takes."""
+        return self._stubs[node]
+
+    def submit(self, function: Callable[..., Any], *given: Any, **options: Any) -> Future[Any]:
+        """Call in another thread; `answered` waits for it."""
+        try:
+            return self._pool.submit(function, *given, **options)
+        except RuntimeError:
+            # The pool was shut down meanwhile.
+            never: Future[Any] = Future()
+            never.set_exception(ConnectionError("the deployment is being stopped"))
+            return never
+
     def silent(self, nodes: Sequence[NodeName], epoch: int, seconds: float) -> dict[NodeName, str]:
         """Nodes that do not answer a hello in time, or refuse it, with the reason. The others tell their data port."""
         request = pb.HelloRequest(protocol=PROTOCOL, epoch=epoch)
         asked = {
-            node: self._call(self._stubs[node].Hello, request, timeout=seconds, wait_for_ready=True) for node in nodes
+            node: self.submit(self._stubs[node].Hello, request, timeout=seconds, wait_for_ready=True) for node in nodes
         }
-        silent = {node: _reason(error) for node, call in asked.items() if (error := _error(call)) is not None}
+        silent = {node: reason_of(error) for node, call in asked.items() if (error := _error(call)) is not None}
         self.data_ports |= {node: call.result().data_port for node, call in asked.items() if node not in silent}
         return silent
-
-    def probe(
-        self,
-        dtype: str,
-        measurements: Measurements | None = None,
-        anew: bool = False,
-        formats: Collection[str] = tuple(PACKED),
-    ) -> dict[NodeName, pb.ProbeReply]:
-        """What every worker measured of its node.
-
-        Nodes whose hardware is that of `measurements` only tell what changes by the minute, unless all are to measure
-        `anew`; what is new is kept there, if it can be. Of weight formats only these are measured.
-
-        Raises:
-            CallError: one of them did not answer.
-        """
-        ask = Question(dtype, measurements, anew, tuple(formats))
-        hosts: dict[str, list[NodeName]] = {}
-        for node, address in self.addresses.items():
-            hosts.setdefault(address.rpartition(":")[0], []).append(node)
-        calls = [self._call(self._probe_host, nodes, ask) for nodes in hosts.values()]
-        answers: dict[NodeName, Answer] = {}
-        for nodes, call in zip(hosts.values(), calls, strict=True):
-            if (error := _error(call)) is not None:
-                raise error if isinstance(error, CallError | ValueError) else CallError(nodes[0], _reason(error))
-            answers |= call.result()
-        if measurements and (new := {node: answer.reply for node, answer in answers.items() if answer.is_new}):
-            with contextlib.suppress(OSError):
-                measurements.keep(dtype, new)
-        return {node: answers[node].reply for node in self.addresses}
-
-    def probe_links(self, requests: Mapping[Pair, pb.LinkRequest]) -> dict[Pair, pb.LinkReport]:
-        """What the first node of each pair measures of its link to the second, all at the same time.
-
-        Raises:
-            CallError: the first one did not answer.
-        """
-        asked = {
-            pair: self._call(self._stubs[pair[0]].ProbeLink, request, timeout=_LINK_SECONDS, wait_for_ready=True)
-            for pair, request in requests.items()
-        }
-        for pair, call in asked.items():
-            if (error := _error(call)) is not None:
-                raise CallError(pair[0], _reason(error))
-        return {pair: call.result() for pair, call in asked.items()}
 
     def load(self, assignments: Mapping[NodeName, pb.Assignment], on_progress: OnLoad) -> None:
         """Load every shard, all nodes at once.
@@ -108,44 +74,22 @@ class Callers:
             CallError: the first node that could not.
         """
         loads = {
-            node: self._call(self._load, node, assignment, on_progress) for node, assignment in assignments.items()
+            node: self.submit(self._load, node, assignment, on_progress) for node, assignment in assignments.items()
         }
-        errors = {node: error for node, call in loads.items() if (error := _error(call)) is not None}
-        for node, error in errors.items():
-            raise CallError(node, _reason(error))
+        failed = {node: call for node, call in loads.items() if _error(call) is not None}
+        for node, call in failed.items():
+            answered(node, call)
 
     def release(self, nodes: Sequence[NodeName], epoch: int) -> None:
         """Free an epoch's shards; nodes that do not answer are passed over."""
         request = pb.ReleaseRequest(epoch=epoch)
-        for call in [self._call(self._stubs[node].Release, request, timeout=5.0) for node in nodes]:
+        for call in [self.submit(self._stubs[node].Release, request, timeout=5.0) for node in nodes]:
             _error(call)
 
     def statuses(self, nodes: Sequence[NodeName]) -> list[pb.StatusReply]:
         """Counts of the workers that answer."""
-        calls = [self._call(self._stubs[node].Status, pb.StatusRequest(), timeout=2.0) for node in nodes]
+        calls = [self.submit(self._stubs[node].Status, pb.StatusRequest(), timeout=2.0) for node in nodes]
         return [call.result() for call in calls if _error(call) is None]
-
-    def _probe_host(self, nodes: Sequence[NodeName], ask: Question) -> dict[NodeName, Answer]:
-        # One after the other: workers of one machine would measure each other.
-        return {node: self._probe_node(node, ask) for node in nodes}
-
-    def _probe_node(self, node: NodeName, ask: Question) -> Answer:
-        kept = ask.kept(node)
-        request = pb.ProbeRequest(dtype=ask.dtype, formats=ask.formats, known=kept.reply.fingerprint if kept else "")
-        try:
-            reply = self._stubs[node].Probe(request, timeout=_PROBE_SECONDS, wait_for_ready=True)
-        except grpc.RpcError as error:
-            raise CallError(node, _reason(error)) from None
-        return Answer(refreshed(kept.reply, reply), False) if kept and reply.unchanged else Answer(reply, True)
-
-    def _call(self, function: Callable[..., Any], *given: Any, **options: Any) -> Future[Any]:
-        try:
-            return self._pool.submit(function, *given, **options)
-        except RuntimeError:
-            # The pool was shut down meanwhile.
-            never: Future[Any] = Future()
-            never.set_exception(ConnectionError("the deployment is being stopped"))
-            return never
 
     def _load(self, node: NodeName, assignment: pb.Assignment, on_progress: OnLoad) -> None:
         ready = False
@@ -156,18 +100,31 @@ class Callers:
             raise CallError(node, "stopped loading without a reason")
 
 
-def _error(call: Future[Any]) -> BaseException | None:
-    """What a call failed with, once it is over."""
-    try:
-        return call.exception()
-    except CancelledError as error:
-        return error
+def answered(node: NodeName, call: Future[Answer]) -> Answer:
+    """What a call to a node gave, once it is over.
+
+    Raises:
+        CallError: it failed.
+    """
+    error = _error(call)
+    if error is None:
+        return call.result()
+    raise error if isinstance(error, CallError) else CallError(node, reason_of(error))
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Why a call failed, in the words of whoever was called where they say it; one line."""
     if isinstance(error, grpc.RpcError):
         code, details = "", ""
         with contextlib.suppress(AttributeError):
             code, details = error.code().name.lower().replace("_", " "), error.details() or ""
         return details if details and code not in ("unavailable", "deadline exceeded") else f"{code}: {details}"
     return str(error) or "the call was cancelled"
+
+
+def _error(call: Future[Any]) -> BaseException | None:
+    """What a call failed with, once it is over."""
+    try:
+        return call.exception()
+    except CancelledError as error:
+        return error

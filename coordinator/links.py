@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from potluck.coordinator.calls import CallError, Callers
+from potluck.coordinator.calls import CallError, Callers, answered
 from potluck.coordinator.link_rounds import (
     Direction,
     Pair,
@@ -18,6 +18,7 @@ from potluck.coordinator.link_rounds import (
 from potluck.planner.fleet import Link, NodeName
 from potluck.proto import cluster_pb2 as pb
 
+_LINK_SECONDS = 60.0  # several times what the longest measurement takes, each of whose steps has a deadline of its own
 Reports = dict[Pair, pb.LinkReport]
 
 
@@ -49,9 +50,19 @@ class _Probe:
         for batch in batches:
             # Round trips beside a single bulk would take bandwidth from what is measured alone.
             meanwhile = seconds > 0 and len(batch) > 1
-            found |= self._callers.probe_links({pair: self._request(pair[1], seconds, meanwhile) for pair in batch})
+            found |= self._at_once({pair: self._request(pair[1], seconds, meanwhile) for pair in batch})
         _check(found)
         return found
+
+    def _at_once(self, requests: Mapping[Pair, pb.LinkRequest]) -> Reports:
+        """What the first node of each pair measures of its link to the second."""
+        calls = {
+            pair: self._callers.submit(
+                self._callers.stub(pair[0]).ProbeLink, request, timeout=_LINK_SECONDS, wait_for_ready=True
+            )
+            for pair, request in requests.items()
+        }
+        return {pair: answered(pair[0], call) for pair, call in calls.items()}
 
     def _request(self, node: NodeName, seconds: float, meanwhile: bool) -> pb.LinkRequest:
         peer = pb.Peer(node=node, address=self._callers.addresses[node], data_port=self._ports.get(node, 0))

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
+from potluck.models.encodings import PACKED
 from potluck.planner.fleet import NodeName
 from potluck.proto import cluster_pb2 as pb
 
@@ -39,23 +40,24 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What nodes are asked to measure: compute type, weight formats; what is known, and whether to measure anew."""
+    """What nodes are asked to measure.
+
+    Attributes:
+        dtype: the compute type whose products are measured.
+        measurements: what is known, and where to keep what is new. Nodes whose hardware is that of these only tell what
+            changes by the minute.
+        anew: all measure, whatever is known.
+        formats: of weight formats only these are measured.
+    """
 
     dtype: str
-    measurements: Measurements | None
-    anew: bool
-    formats: tuple[str, ...]
+    measurements: Measurements | None = None
+    anew: bool = False
+    formats: Collection[str] = tuple(PACKED)
 
     def kept(self, node: NodeName) -> Kept | None:
         """What a node need not measure again if its hardware is still the same."""
         return None if self.measurements is None or self.anew else self.measurements.known(node, self.dtype)
-
-
-class Answer(NamedTuple):
-    """What a node tells, and whether it measured that now."""
-
-    reply: pb.ProbeReply
-    is_new: bool
 
 
 class Measurements:

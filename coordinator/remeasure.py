@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from potluck.coordinator.accuracy import Accuracy, LoneRequest, Predict, predictor
-from potluck.coordinator.calls import CallError, Callers
-from potluck.coordinator.drift import GAIN, Departure, departures, explains, furthest, refreshed, stretched
-from potluck.coordinator.links import probe_links
-from potluck.coordinator.measured_fleet import fleet_of
+from potluck.coordinator.accuracy import Accuracy, LoneRequest
+from potluck.coordinator.calls import CallError
+from potluck.coordinator.drift import GAIN, Departure, departures, explains, furthest, refreshed
+from potluck.coordinator.in_force import InForce
 from potluck.coordinator.remaining import goal_over
-from potluck.models.spec import ModelSpec
-from potluck.planner.fleet import Fleet, NodeName
-from potluck.planner.goal import Goal
+from potluck.planner.fleet import Fleet
 from potluck.planner.memory import streams
 from potluck.planner.objective import objective
 from potluck.planner.plan import Plan
@@ -45,34 +42,6 @@ class Quiet(Protocol):
 
     def measure(self, begins: bool) -> None:
         """Nodes are being measured, or no more."""
-
-
-@dataclass(frozen=True, slots=True)
-class InForce:
-    """What is served: a plan, the fleet it was made for, and how it is predicted.
-
-    Attributes:
-        goal: with the rows of a step as they are served.
-        scale: seconds of this clock for one of the fleet's.
-        described: the fleet is a description, which measuring can only contradict.
-        fixed: the plan was made by hand, and is not replaced.
-    """
-
-    plan: Plan
-    fleet: Fleet
-    spec: ModelSpec
-    goal: Goal
-    scale: float = 1.0
-    described: bool = False
-    fixed: bool = False
-
-    def predictor(self) -> Predict:
-        """Predictions for one request, in seconds of this clock."""
-        return predictor(self.plan, stretched(self.fleet, self.scale), self.spec, self.goal)
-
-    def over(self, fleet: Fleet) -> InForce:
-        """The same plan over the fleet as it was measured."""
-        return replace(self, fleet=fleet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,23 +89,6 @@ def measure_quietly(quiet: Quiet, measure: Callable[[], Fleet], stop: threading.
     if stop.is_set():
         raise MeasureError("nobody waits for it any more")
     raise MeasureError(f"requests left no quiet moment in {_PATIENCE_SECONDS / 60:.0f} minutes")
-
-
-def probed(callers: Callers, data_ports: Mapping[NodeName, int], force: InForce) -> Fleet:
-    """What the workers of these callers measure now, in the fleet's own seconds.
-
-    Raises:
-        CallError: one of them did not answer.
-        MeasureError: the callers were closed meanwhile.
-    """
-    try:
-        # Requests wait meanwhile: no format is measured that the model does not have.
-        replies = callers.probe(force.plan.dtype, formats=set(force.spec.encodings.values()))
-        links = probe_links(callers, data_ports)
-    except ValueError as error:
-        # So gRPC says that its channel is closed.
-        raise MeasureError(str(error)) from None
-    return stretched(fleet_of(replies, links, next(iter(replies))), 1.0 / force.scale)
 
 
 def judge(force: InForce, requests: Sequence[LoneRequest], found: Fleet) -> Outcome:

@@ -8,12 +8,12 @@ from typing import Any
 
 from potluck.coordinator.accuracy import Comparison
 from potluck.coordinator.engine import ServingEngine
-from potluck.coordinator.remeasure import InForce, Outcome
+from potluck.coordinator.in_force import InForce
+from potluck.coordinator.remeasure import Outcome
 from potluck.coordinator.review import Remeasured, Review
-from potluck.planner.fleet import Node, NodeName
+from potluck.planner.fleet import Node
 from potluck.planner.stage_file import stage_to_data
 
-Losses = dict[NodeName, str]
 _FIGURES = ("stall_seconds", "resident_bytes")
 
 

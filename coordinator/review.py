@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from potluck.coordinator.accuracy import Accuracy, Comparison, Figure, LoneRequest, worth_saying
 from potluck.coordinator.drift import Drift
 from potluck.coordinator.engine import ServingEngine
-from potluck.coordinator.remeasure import InForce, Outcome, Remeasure, judge
+from potluck.coordinator.in_force import InForce
+from potluck.coordinator.remeasure import Outcome, Remeasure, judge
 from potluck.coordinator.serving import Observer
+from potluck.coordinator.workers import Workers
 from potluck.planner.fleet import Fleet
 from potluck.planner.plan import Plan
 
@@ -29,8 +31,8 @@ class Remeasured:
 class Review:
     """Looks at every epoch in service. `look` is for the thread that looks after the deployment; the rest for any."""
 
-    def __init__(self, engine: ServingEngine, measure: Callable[[InForce], Fleet], remeasure_after: int) -> None:
-        self._engine, self._measure, self._latest = engine, measure, remeasure_after
+    def __init__(self, engine: ServingEngine, workers: Workers, remeasure_after: int) -> None:
+        self._engine, self._workers, self._latest = engine, workers, remeasure_after
         self._drift = Drift(remeasure_after)
         self._force: InForce | None = None
         self._accuracy: Accuracy | None = None
@@ -43,9 +45,8 @@ class Review:
 
     def begin(self, force: InForce) -> None:
         """An epoch serves; what was known of the one before is past."""
-        if self._remeasure is not None:
-            self._remeasure.stop(0.0)
-            self._remeasure = self.remeasured = None
+        self.stop()
+        self._remeasure = self.remeasured = None
         self._drift.forget()
         self.better, self._said = None, None
         self._rest_on(force, ())
@@ -69,10 +70,11 @@ class Review:
             self._doubt(self._accuracy, self._force, observer)
         return None
 
-    def stop(self, seconds: float) -> None:
-        """No more; waits no longer than that."""
+    def stop(self) -> None:
+        """Nobody wants to know what is being measured any more; waits for nothing."""
         if self._remeasure is not None:
-            self._remeasure.stop(seconds)
+            self._remeasure.stop(0.0)
+        self._workers.end_measuring()
 
     def _rest_on(self, force: InForce, requests: Sequence[LoneRequest]) -> None:
         """Predict so from now on, and for these requests."""
@@ -99,7 +101,7 @@ class Review:
         observer.remeasuring(cause, latest.figures[cause])
         requests = accuracy.requests[-self._latest :]
         self._remeasure = Remeasure(
-            self._engine, lambda: self._measure(force), lambda found: judge(force, requests, found)
+            self._engine, lambda: self._workers.measure_again(force), lambda found: judge(force, requests, found)
         )
 
     def _hear(self, remeasure: Remeasure, force: InForce, observer: Observer) -> Fleet | None:

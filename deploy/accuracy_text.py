@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
+from potluck.deploy.columns import add_figures, add_words, titled
 from potluck.deploy.tables import rate_text, seconds_text, speed_text
 
 Data = Mapping[str, Any]
@@ -24,16 +24,15 @@ _FAR = 0.3
 
 def accuracy_table(accuracy: Data) -> Table:
     """predicted | measured | deviation, one row for what a user waits for, and one for every stage."""
-    table = Table(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", title="predicted and measured")
-    for heading in ("", "predicted", "measured", "deviation"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    table = titled("predicted and measured")
+    add_words(table, "")
+    add_figures(table, "predicted", "measured", "deviation")
     for name, figure, text in _rows(accuracy):
         style = "yellow" if abs(figure["deviation"]) > _FAR else ""
         deviation = f"{figure['deviation']:+.0%}"
         table.add_row(name, text(figure["predicted"]), text(figure["measured"]), deviation, style=style)
     requests = max((figure["requests"] for _, figure, _ in _rows(accuracy)), default=0)
     table.caption = f"medians of {requests} requests that ran alone, each beside the prediction for its length"
-    table.caption_justify = "left"
     return table
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import psutil
 import torch
-from rich import box
 from rich.progress import Progress
-from rich.table import Table
 
+from potluck.deploy.columns import add_figures, add_words, titled
 from potluck.deploy.console import byte_bars, show
 from potluck.deploy.given_plan import check_wish
 from potluck.deploy.tables import bytes_text
@@ -101,9 +100,9 @@ def show_bench(report: Report, as_json: bool) -> None:
         f"{report.model} · {report.dtype} · {bytes_text(report.weight_bytes)} of weights · {report.threads} "
         f"thread{'s' * (report.threads > 1)} · {report.backend} · memory {report.memory_bandwidth / 1e9:.1f} GB/s"
     )
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
-    for heading in ("test", "batch", "tokens/s", "ms per step", "read per token", "of memory bandwidth"):
-        table.add_column(heading, justify="left" if heading == "test" else "right")
+    table = titled(title)
+    add_words(table, "test")
+    add_figures(table, "batch", "tokens/s", "ms per step", "read per token", "of memory bandwidth")
     for row in report.figures:
         speed, step = f"{row.tokens_per_s:.1f}", f"{row.ms_per_step:.2f}"
         read, share = bytes_text(row.bytes_per_token), f"{row.bandwidth_share:.0%}"

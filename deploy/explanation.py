@@ -6,12 +6,12 @@ here, too, in `explained`.
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from potluck.deploy.answer import Answer
+from potluck.deploy.columns import add_figures, add_words, titled
 from potluck.deploy.holdings import share_text
 from potluck.deploy.tables import bytes_text, link_text, plan_table, seconds_text
 from potluck.deploy.token_time import Span, seconds_by, token_spans
@@ -115,19 +115,20 @@ def _layers(spec: ModelSpec) -> str:
 
 def _way_table(answer: Answer, spans: tuple[Span, ...]) -> Table:
     """The way of a token: each stage with its time, and the link it arrives over with the hop's."""
-    first = ", first route" if len(answer.plan.routes) > 1 else ""
-    table = Table(box=box.SIMPLE_HEAD, title=f"the way of a token{first}", title_justify="left", title_style="bold")
-    for heading in ("", "arrives over", "hop", "computed on", "holds", "time"):
-        table.add_column(heading, overflow="fold")
+    table = titled(f"the way of a token{', first route' if len(answer.plan.routes) > 1 else ''}")
+    add_figures(table, "")
+    add_words(table, "arrives from")
+    add_figures(table, "hop")
+    add_words(table, "is computed on")
+    add_figures(table, "time")
     hops = {span.stage: span for span in spans if span.work == "transfer"}
     for number, stage in enumerate(answer.stages):
         here = sum(span.seconds for span in spans if span.stage == number and span.work != "transfer")
-        hop = hops.get(number)
-        cells = (" + ".join(stage.nodes), share_text(stage, stage.shares[0]), seconds_text(here))
-        table.add_row(str(number + 1), *_hop_cells(answer, hop), *cells)
+        words = f"{' + '.join(stage.nodes)}: {share_text(stage, stage.shares[0])}"
+        table.add_row(str(number + 1), *_hop_cells(answer, hops.get(number)), words, seconds_text(here))
     back = hops.get(len(answer.stages))
     if back:
-        table.add_row("", *_hop_cells(answer, back), f"{answer.fleet.engine}: the token is there", "", "")
+        table.add_row("", *_hop_cells(answer, back), f"{answer.fleet.engine}: the token is there", "")
     return table
 
 
@@ -135,4 +136,4 @@ def _hop_cells(answer: Answer, hop: Span | None) -> tuple[str, str]:
     if hop is None:
         return "", ""
     link = answer.fleet.link(hop.node, hop.to)
-    return f"{hop.node} -> {hop.to} ({link_text(link)})", seconds_text(hop.seconds)
+    return f"{hop.node} ({link_text(link)})", seconds_text(hop.seconds)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from potluck.deploy.catalogue_tables import catalogue_report, kinds_table, machines_table
+from potluck.deploy.catalogue_tables import catalogue_report, kinds_table, machines_table, sources_table
+from potluck.deploy.columns import add_figures, add_names, add_words, titled
 from potluck.deploy.console import OUT, show
 from potluck.deploy.fleet_files import read_catalogue, read_fleet
 from potluck.deploy.measured import measured_fleet
@@ -34,7 +34,7 @@ def show_nodes(where: Where, as_json: bool, anew: bool = False) -> None:
     else:
         measured = measured_fleet(where, native_dtype(), anew)
         fleet, note = measured.fleet, _when(measured.age)
-    tables = [*node_tables(fleet, note), *([links_table(fleet)] if len(fleet.nodes) > 1 else [])]
+    tables = [*node_tables(fleet, OUT.width, note), *([links_table(fleet)] if len(fleet.nodes) > 1 else [])]
     show(Group(*tables), fleet_to_data(fleet), as_json)
 
 
@@ -56,8 +56,9 @@ def show_catalogue(word: str, as_json: bool) -> None:
     chosen = [machine for name, machine in catalogue.machines.items() if word.lower() in name]
     if not chosen:
         raise ValueError(f"no machine of the catalogue has {word!r} in its name; `cluster catalogue` lists them all")
-    tables = Group(machines_table(chosen), kinds_table(list(catalogue.links.values())))
-    show(tables, catalogue_report(chosen, list(catalogue.links.values())), as_json)
+    kinds = list(catalogue.links.values())
+    tables = Group(machines_table(chosen), kinds_table(kinds), sources_table(chosen, kinds))
+    show(tables, catalogue_report(chosen, kinds), as_json)
 
 
 def clean_models(cache: Path, which: str) -> None:
@@ -79,9 +80,10 @@ def show_models(cache: Path, as_json: bool) -> None:
     """Show what can be served right now, and which shard files there are."""
     shards = cached_shards(cache)
     known = known_models(cache)
-    table = Table(box=box.SIMPLE_HEAD, title="models", title_justify="left", title_style="bold")
-    for heading in ("name", "size", "installed", "where it comes from"):
-        table.add_column(heading, overflow="fold")
+    table = titled("models")
+    add_names(table, "name", [model.name for model in known])
+    add_figures(table, "size")
+    add_words(table, "installed", "where it comes from")
     for model in known:
         size = bytes_text(model.nbytes) if model.nbytes else ""
         table.add_row(model.name, size, "yes" if model.installed else "no", model.origin)
@@ -106,10 +108,10 @@ def show_models(cache: Path, as_json: bool) -> None:
 
 
 def _shards_table(shards: Sequence[CachedShards]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="shard files", title_justify="left", title_style="bold")
-    for heading in ("model", "files", "size", "where"):
-        table.add_column(heading, overflow="fold")
+    table = titled("shard files", "cluster models --clean MODEL (or all) deletes them")
+    add_names(table, "model", [one.model for one in shards])
+    add_figures(table, "files", "size")
+    add_words(table, "where")
     for one in shards:
         table.add_row(one.model, str(len(one.files)), bytes_text(one.nbytes), str(one.folder))
-    table.caption, table.caption_justify = "cluster models --clean MODEL (or all) deletes them", "left"
     return table

@@ -6,12 +6,11 @@ import secrets
 from dataclasses import dataclass
 
 from potluck.coordinator.calls import CallError, Callers
-from potluck.coordinator.links import probe_links
-from potluck.coordinator.measured_fleet import fleet_of
-from potluck.coordinator.measurements import Kept, Measurements, refreshed
+from potluck.coordinator.measured_fleet import fleet_of, measure_fleet
+from potluck.coordinator.measurements import Kept, Measurements, Question, refreshed
 from potluck.deploy.console import ERR
 from potluck.deploy.prepare import Where, fabric_of, measurements_in
-from potluck.planner.fleet import Fleet, NodeName
+from potluck.planner.fleet import Fleet
 from potluck.proto import cluster_pb2 as pb
 from potluck.worker.capacity import host_memory_free, host_memory_total, swap_space, usable_cores
 from potluck.worker.hardware import node_fingerprint
@@ -54,13 +53,12 @@ def _measure(where: Where, dtype: str, measurements: Measurements, anew: bool) -
             with ERR.status("measuring nodes and links"):
                 for node, reason in callers.silent(list(callers.addresses), 0, _HELLO_SECONDS).items():
                     raise CallError(node, reason)
-                replies = callers.probe(dtype, measurements, anew)
-                links = probe_links(callers, callers.data_ports)
+                fleet = measure_fleet(callers, Question(dtype, measurements, anew), callers.data_ports)
         finally:
             callers.close()
     finally:
         fabric.stop()
-    return Measured(fleet_of(replies, links, NodeName(next(iter(replies)))), measurements.age(replies, dtype))
+    return Measured(fleet, measurements.age((node.name for node in fleet.nodes), dtype))
 
 
 def _as_it_is_now(known: Kept) -> pb.ProbeReply:

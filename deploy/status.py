@@ -1,27 +1,19 @@
-"""`cluster status`: a look at a running server."""
+"""`cluster status`: asks a running server."""
 
 from __future__ import annotations
 
 import http.client
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
-from potluck.deploy.accuracy_text import accuracy_table, outcome_lines, remeasuring_text
 from potluck.deploy.console import show
-from potluck.deploy.tables import bytes_text, seconds_text
+from potluck.deploy.status_page import Data, status_page
 
 _SECONDS = 10.0
 _MOST_BYTES = 8 << 20
-Data = Mapping[str, Any]
 
 
 class StatusError(Exception):
@@ -111,73 +103,3 @@ def _foreign(root: str) -> str:
     return (
         f"what answers at {root} is no Potluck server of this version; look at the address that `cluster serve` printed"
     )
-
-
-def status_page(status: Data) -> RenderableType:
-    """Everything for people, most important first."""
-    parts: list[RenderableType] = [_headline(status)]
-    if status["nodes"]:
-        parts.append(_nodes_table(status))
-        parts.append(_accuracy(status))
-    parts += [Text(f"lost: {node}: {reason}", style="yellow") for node, reason in status.get("lost", {}).items()]
-    parts += [Text(line, style="yellow") for line in _remeasured_lines(status)]
-    return Group(*parts)
-
-
-def _headline(status: Data) -> Text:
-    line = Text(status["model"], style="bold")
-    line.append(f" · epoch {status.get('epoch', 0)} · ", style="not bold")
-    if not status["ready"]:
-        return line.append(f"not serving: {status['reason']}", style="red")
-    words = [f"{status['running']} running", f"{status['waiting']} waiting", f"KV {status['kv_used']:.0%}"]
-    return line.append(" · ".join([*words, f"{status['tokens_per_second']:.1f} tok/s"]), style="not bold")
-
-
-def _nodes_table(status: Data) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=f"fleet: {status['fleet']}", title_justify="left", title_style="bold")
-    for heading in ("node", "holds", "weights + KV", "in memory", "computing", "waiting", "sending", "stalled"):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "node")
-    for node in status["nodes"]:
-        name = node["node"]
-        table.add_row(
-            name + (" *" if node["requests_arrive"] else ""),
-            " | ".join(_holdings(status["stages"], name)) or "[dim]nothing[/dim]",
-            f"{bytes_text(node['weight_bytes'] + node['kv_bytes'])} of {bytes_text(node['memory'])}",
-            bytes_text(node["resident_bytes"]) if node["resident_bytes"] else "unknown",
-            *(f"{node[kind]:.0%}" for kind in ("compute", "wait", "transfer")),
-            seconds_text(node["stall_seconds"]) if node["stall_seconds"] else "-",
-        )
-    table.caption, table.caption_justify = "* requests arrive here", "left"
-    return table
-
-
-def _holdings(stages: list[Data], node: str) -> Iterator[str]:
-    for stage in stages:
-        for share in stage.get("shares", [stage]):
-            if share.get("node") == node:
-                split = [f"{axis.replace('_', ' ')} {share[axis]}" for axis in _AXES if axis in share]
-                words = ", ".join(stage["parts"]) + (f" ({', '.join(split)})" if split else "")
-                yield f"{words} from disk" if share.get("residency") == "streamed" else words
-
-
-_AXES = ("kv_heads", "heads", "ffn_columns", "vocabulary")
-
-
-def _accuracy(status: Data) -> RenderableType:
-    if "time_to_first_token" in status["accuracy"]:
-        return accuracy_table(status["accuracy"])
-    first, each = (status["predicted"][name] for name in ("time_to_first_token", "time_per_output_token"))
-    return Text(
-        f"predicted: {seconds_text(first)} to the first token, {seconds_text(each)} per token; nothing is measured yet"
-    )
-
-
-def _remeasured_lines(status: Data) -> Iterator[str]:
-    again = status.get("remeasured")
-    if not again:
-        return
-    if again["outcome"] is None:
-        yield remeasuring_text(again["cause"], again["deviation"])
-    else:
-        yield "nodes and links were measured again:"
-        yield from outcome_lines(again["outcome"], status["described"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
 
+from potluck.deploy.columns import add_figures, add_names, add_words, titled
 from potluck.deploy.holdings import holdings
 from potluck.planner.fleet import Fleet, Link, NodeName
 from potluck.planner.plan import Plan
@@ -20,26 +21,36 @@ def bytes_text(count: float) -> str:
     return f"{size:.1f} TiB"
 
 
-def plan_table(plan: Plan, fleet: Fleet) -> Table:
+def plan_table(plan: Plan, fleet: Fleet) -> RenderableType:
     """Who holds what, how many bytes, and why."""
-    table = Table(box=box.SIMPLE_HEAD, title=_plan_title(plan), title_justify="left", title_style="bold")
-    for heading in ("node", "holds", "weights", "KV", "of memory", "why"):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "node")
+    names = {node.name: node.name + (" *" if node.name == fleet.engine else "") for node in fleet.nodes}
+    table = titled(_plan_title(plan), "* requests arrive here")
+    add_names(table, "node", names.values())
+    add_words(table, "holds")
+    add_figures(table, "weights", "KV", "of memory")
     held = holdings(plan)
     for node in fleet.nodes:
         weights, kv = _bytes(plan, node.name)
-        mark = " *" if node.name == fleet.engine else ""
         table.add_row(
-            node.name + mark,
+            names[node.name],
             held.get(node.name, "[dim]nothing[/dim]"),
             bytes_text(weights),
             bytes_text(kv),
             f"{_held(plan, node.name) / node.device.memory:.0%} of {bytes_text(node.device.memory)}",
-            plan.reasons.get(node.name, ""),
         )
-    table.caption = "* requests arrive here"
-    table.caption_justify = "left"
-    return table
+    return Group(table, *_reasons(plan, fleet))
+
+
+def _reasons(plan: Plan, fleet: Fleet) -> list[Table]:
+    """Whole sentences, with all the room there is. Plans made by hand have none."""
+    reasons = {node.name: plan.reasons[node.name] for node in fleet.nodes if plan.reasons.get(node.name)}
+    table = titled("why")
+    table.show_header = False
+    add_names(table, "", reasons)
+    add_words(table, "")
+    for node, reason in reasons.items():
+        table.add_row(node, reason)
+    return [table] if reasons else []
 
 
 def _bytes(plan: Plan, node: NodeName) -> tuple[int, int]:
@@ -89,20 +100,21 @@ def seconds_text(seconds: float) -> str:
 
 
 def links_table(fleet: Fleet) -> Table:
-    """Latency and bandwidth between every two nodes, one direction a row."""
-    table = Table(box=box.SIMPLE_HEAD, title="links", title_justify="left", title_style="bold")
+    """Latency and bandwidth between every two nodes, one direction a row, below the node that sends."""
     loaded = any(link.loaded for link in fleet.links.values())
-    for heading in ("from", "to", "one way", "bandwidth", *(["while all send"] if loaded else [])):
-        table.add_column(heading)
+    table = titled("links", "one way; loaded: while all nodes send" if loaded else "one way")
+    add_words(table, "from -> to")
+    add_figures(table, "latency", "Mbit/s", *(["loaded", "Mbit/s"] if loaded else []))
     names = [node.name for node in fleet.nodes]
     for source in names:
-        for target in names:
-            if source != target:
-                link = fleet.link(source, target)
-                under_load = [", ".join(_link_columns(link.loaded)) if link.loaded else "unknown"]
-                table.add_row(source, target, *_link_columns(link), *(under_load if loaded else []))
+        # A name a line: two long ones side by side would leave no room for figures.
+        table.add_row(source)
+        for target in (name for name in names if name != source):
+            link = fleet.link(source, target)
+            under_load = _link_columns(link.loaded) if link.loaded else ("unknown", "")
+            table.add_row(f"-> {target}", *_link_columns(link), *(under_load if loaded else []))
     return table
 
 
 def _link_columns(link: Link) -> tuple[str, str]:
-    return f"{link.latency * 1e3:.2f} ms", f"{link.bandwidth * 8 / 1e6:.0f} Mbit/s"
+    return f"{link.latency * 1e3:.2f} ms", f"{link.bandwidth * 8 / 1e6:.0f}"

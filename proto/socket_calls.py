@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import select
 import socket
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Protocol
 
@@ -49,28 +51,15 @@ class PythonCalls:
     def send(self, fd: int, head: Buffer, body: Buffer, done: int, timeout_ms: int) -> int:
         """See `SocketCalls`."""
         with _borrowed(fd) as sock:
-            while pieces := _rest(head, body, done):
-                try:
-                    done += sock.sendmsg(pieces)
-                except (BlockingIOError, InterruptedError):
-                    if not _waits(fd, select.POLLOUT, timeout_ms):
-                        break
-        return done
+            return _moved(sock.sendmsg, (head, body), done, partial(_waits, fd, select.POLLOUT, timeout_ms))
 
     def receive(self, fd: int, head: Buffer, body: Buffer, done: int, wait: tuple[int, int]) -> int:
         """See `SocketCalls`; never spins."""
         with _borrowed(fd) as sock:
-            while pieces := _rest(head, body, done):
-                try:
-                    count = sock.recvmsg_into(pieces)[0]
-                except (BlockingIOError, InterruptedError):
-                    if not _waits(fd, select.POLLIN, wait[0]):
-                        break
-                    continue
-                if not count:
-                    return -1
-                done += count
-        return done
+            read = sock.recvmsg_into
+            return _moved(
+                lambda pieces: read(pieces)[0], (head, body), done, partial(_waits, fd, select.POLLIN, wait[0])
+            )
 
 
 class TlsCalls(PythonCalls):
@@ -81,27 +70,15 @@ class TlsCalls(PythonCalls):
 
     def send(self, fd: int, head: Buffer, body: Buffer, done: int, timeout_ms: int) -> int:
         """See `SocketCalls`."""
-        while pieces := _rest(head, body, done):
-            try:
-                done += self._socket.send_now(pieces[0])
-            except BlockingIOError:
-                if not _waits(fd, select.POLLOUT, timeout_ms):
-                    break
-        return done
+        send = self._socket.send_now
+        return _moved(
+            lambda pieces: send(pieces[0]), (head, body), done, partial(_waits, fd, select.POLLOUT, timeout_ms)
+        )
 
     def receive(self, fd: int, head: Buffer, body: Buffer, done: int, wait: tuple[int, int]) -> int:
         """See `SocketCalls`; never spins."""
-        while pieces := _rest(head, body, done):
-            try:
-                count = self._socket.receive_now(pieces[0])
-            except BlockingIOError:
-                if not _waits(fd, select.POLLIN, wait[0]):
-                    break
-                continue
-            if not count:
-                return -1
-            done += count
-        return done
+        read = self._socket.receive_now
+        return _moved(lambda pieces: read(pieces[0]), (head, body), done, partial(_waits, fd, select.POLLIN, wait[0]))
 
 
 class _borrowed:
@@ -115,6 +92,23 @@ class _borrowed:
 
     def __exit__(self, *_: object) -> None:
         self._socket.detach()
+
+
+def _moved(
+    call: Callable[[list[memoryview]], int], message: tuple[Buffer, Buffer], done: int, comes_free: Callable[[], bool]
+) -> int:
+    """How many bytes of head and body have been moved by the calls; -1 where the other end has ended the stream."""
+    while pieces := _rest(*message, done):
+        try:
+            count = call(pieces)
+        except (BlockingIOError, InterruptedError):
+            if not comes_free():
+                break
+            continue
+        if not count:
+            return -1
+        done += count
+    return done
 
 
 def _rest(head: Buffer, body: Buffer, done: int) -> list[memoryview]:

@@ -14,35 +14,28 @@ from collections.abc import Callable
 import torch
 
 from potluck.kernels import packed
-from potluck.kernels.linear import Linear
-from potluck.kernels.packed import PLAIN, PackedLinear, PackedMatrix, has_vectors, packed_size
-from potluck.worker.kernel_speed import BYTE
-from potluck.worker.residence import Product
+from potluck.kernels.packed import has_vectors
+from potluck.worker.device import CPU
+from potluck.worker.sample_products import filled_pool, sample_products, spaced_bytes, stored_bytes
 
 UNROUNDED = " unrounded"
 _SHAPE = (8192, 2048)  # large enough that calls do not count
 _STREAMED = 96 << 20  # more than caches hold
 _ROWS = 128
 _SECONDS, _FEWEST = 0.12, 3
-_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.bfloat16}
 
 
 def measure(name: str) -> tuple[float, float]:
     """FLOP/s and bytes/s of a format, in time that this thread computes; waiting for a core does not count."""
-    encoding = name.removesuffix(UNROUNDED)
-    nbytes = packed_size(encoding, _SHAPE) if packed.available() else _SHAPE[0] * _SHAPE[1] * 4
-    products = [_product(encoding, name != encoding) for _ in range(-(-_STREAMED // nbytes))]
+    exact, encoding = name.endswith(UNROUNDED), name.removesuffix(UNROUNDED)
+    if encoding == "F16" and not has_vectors():
+        encoding = "BF16"  # which it is multiplied as
+    step = spaced_bytes(encoding, _SHAPE, CPU)
+    products = list(sample_products(filled_pool(-(-_STREAMED // step) * step), encoding, _SHAPE, exact=exact))
     one, many = (torch.ones(rows, _SHAPE[1], dtype=products[0].dtype) for rows in (1, _ROWS))
     streamed = _best(lambda: [product(one) for product in products]) / len(products)
-    return 2.0 * _SHAPE[0] * _SHAPE[1] * _ROWS / _best(lambda: products[0](many)), nbytes / streamed
-
-
-def _product(encoding: str, exact: bool) -> Product:
-    if encoding in PLAIN and not has_vectors():
-        return Linear(torch.ones(_SHAPE, dtype=_DTYPES[encoding]))
-    # Zeros would never be written: all their pages are one, which lies in every cache.
-    data = torch.full((packed_size(encoding, _SHAPE),), BYTE, dtype=torch.uint8)
-    return PackedLinear([PackedMatrix(encoding, _SHAPE, data)], exact=exact)
+    flops = 2.0 * _SHAPE[0] * _SHAPE[1] * _ROWS / _best(lambda: products[0](many))
+    return flops, stored_bytes(encoding, _SHAPE, CPU) / streamed
 
 
 def _best(operation: Callable[[], object]) -> float:

@@ -1,17 +1,17 @@
 """How fast this node multiplies matrices of one weight format: with one row as in decoding, with many as in prompts.
 
-The same products as a shard computes with (`residence.py`), over weights as they lie in mapped files: in small pages,
-and more of them than any cache holds.
+Over more weights than any cache holds (`sample_products.py`), in the time that passes, with all of a worker's threads.
+`core_speed.py` has the time of a thread instead.
 """
 
 from __future__ import annotations
 
 import mmap
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle
+from itertools import cycle, islice
 from math import prod
 
 import torch
@@ -21,13 +21,11 @@ from potluck.models.costs import FormatSpeed
 from potluck.models.encodings import PACKED, packed_bytes, plain_bytes
 from potluck.worker.device import CPU
 from potluck.worker.emulation import DescribedDevice
-from potluck.worker.residence import DeviceMemory, HostMemory, Product, Residence
+from potluck.worker.residence import Product
+from potluck.worker.sample_products import PLAIN, sample_products, stored_bytes
 from potluck.worker.timing import Work, seconds, typical
 
-_PLAIN = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _PLAIN_OF = {"float32": "F32", "float16": "F16"}
-# Whatever it is taken for, a byte of this makes an ordinary number; zeros and denormal ones may be quicker or slower.
-BYTE = 0x3C
 _ROUNDS = 3
 _COLD = 16  # matrices that prompts take turns over
 _SETTLE = 2  # products that are not counted: threads wake, memory for the result is had
@@ -75,7 +73,7 @@ class KernelBench:
         """Operations per second with many rows, bytes per second with one.
 
         Raises:
-            KeyError: there are no products of that encoding.
+            ValueError: there are no products of that encoding.
         """
         shapes = shapes_of(self.device)
         return FormatSpeed(self._flops(encoding, shapes), self._bandwidth(encoding, shapes))
@@ -83,7 +81,7 @@ class KernelBench:
     def _flops(self, encoding: str, shapes: Shapes) -> float:
         x_TI = torch.ones(shapes.rows, shapes.prefill[1], device=self.device)
         # A prompt, too, finds no weights in the cache: a layer's are used once per step.
-        products = self._products(encoding, shapes.prefill, _COLD)
+        products = list(islice(self._products(encoding, shapes.prefill), _COLD))
         # Alone it would take a slow node seconds.
         products[0](x_TI[:_SETTLE])
         flops = 2.0 * prod(shapes.prefill) * shapes.rows
@@ -93,28 +91,14 @@ class KernelBench:
     def _bandwidth(self, encoding: str, shapes: Shapes) -> float:
         nbytes = _bytes(encoding, shapes.decode, self.device)
         x_TI = torch.ones(1, shapes.decode[1], device=self.device)
-        products = self._products(encoding, shapes.decode, max(1, len(self.pool) // self._stored(encoding, shapes)))
+        products = list(self._products(encoding, shapes.decode))
         works = (Work(partial(product, x_TI), 0.0, nbytes, encoding) for product in cycle(products))
         for _ in range(_SETTLE):
             seconds(next(works), self.described, self.device)
         return nbytes / typical((seconds(work, self.described, self.device) for work in works), self.budget)
 
-    def _stored(self, encoding: str, shapes: Shapes) -> int:
-        return stored_bytes(encoding, shapes.decode, self.device)
-
-    def _products(self, encoding: str, shape: tuple[int, int], count: int) -> list[Product]:
-        step = -(-stored_bytes(encoding, shape, self.device) // mmap.PAGESIZE) * mmap.PAGESIZE
-        pieces = [self.pool[first : first + step] for first in range(0, count * step, step)]
-        whole = [piece for piece in pieces if len(piece) == step] or pieces[:1]
-        return [self._product(encoding, shape, piece) for piece in whole]
-
-    def _product(self, encoding: str, shape: tuple[int, int], stored: torch.Tensor) -> Product:
-        stored = stored[: stored_bytes(encoding, shape, self.device)]
-        residence: Residence = HostMemory(self.exact) if self.device.type == "cpu" else DeviceMemory(self.device)
-        if encoding in _PLAIN and not _is_packed(self.device):
-            weight_OI = residence.plain(stored.view(_PLAIN[encoding]).view(shape))
-            return residence.product([weight_OI], None, [None])
-        return residence.product([residence.quantized(encoding, shape, stored)], None, [None])
+    def _products(self, encoding: str, shape: tuple[int, int]) -> Iterator[Product]:
+        return sample_products(self.pool, encoding, shape, self.device, self.exact)
 
 
 def shapes_of(device: torch.device) -> Shapes:
@@ -130,22 +114,6 @@ def plain_encoding(dtype: str) -> str:
 def formats_here() -> tuple[str, ...]:
     """Weight formats that are multiplied as they are stored; packing them is the extension's."""
     return tuple(PACKED) if packed.available() else ()
-
-
-def stored_bytes(encoding: str, shape: tuple[int, int], device: torch.device) -> int:
-    """Bytes of a matrix in a shard file for this device."""
-    if encoding in _PLAIN and not _is_packed(device):
-        return prod(shape) * _PLAIN[encoding].itemsize
-    return packed.packed_size(encoding, shape)
-
-
-def filled_pool(size: int) -> torch.Tensor:
-    """So many bytes (uint8), every page of them there: reading pages that nobody wrote reads a single one."""
-    memory = mmap.mmap(-1, size)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        # Pages of files are small; with large ones weights would be read quicker than a shard's are.
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8).fill_(BYTE)
 
 
 def pool_size(device: torch.device, free: int) -> int:
@@ -177,10 +145,6 @@ def _middle(speeds: Sequence[FormatSpeed]) -> FormatSpeed:
 def _bytes(encoding: str, shape: tuple[int, int], device: torch.device) -> int:
     """Bytes where it is computed with, as plans reckon."""
     on_gpu = device.type == "cuda"
-    if encoding in _PLAIN:
-        return plain_bytes(shape, _PLAIN[encoding].itemsize, on_gpu)
+    if encoding in PLAIN:
+        return plain_bytes(shape, PLAIN[encoding].itemsize, on_gpu)
     return packed_bytes(encoding, shape, on_gpu)
-
-
-def _is_packed(device: torch.device) -> bool:
-    return device.type == "cpu" and packed.has_vectors()

@@ -20,8 +20,9 @@ from potluck.worker.device import CPU, device_memory
 from potluck.worker.disk_speed import DiskSpeed, measure_disk
 from potluck.worker.emulation import DescribedDevice, Emulation
 from potluck.worker.hardware import native_dtype
-from potluck.worker.kernel_speed import KernelBench, filled_pool, formats_here, in_turn, plain_encoding, pool_size
+from potluck.worker.kernel_speed import KernelBench, formats_here, in_turn, plain_encoding, pool_size
 from potluck.worker.layer_overhead import measure_layer_overhead
+from potluck.worker.sample_products import filled_pool
 
 _DEVICE_RESERVE = 0.1  # of a GPU's: activations, logits, what kernels and libraries load
 _LAST_RESERVE = 0.1  # half of what plans leave to the machine's other programs

@@ -86,7 +86,7 @@ class WorkerService(rpc.WorkerServicer):
 
     def Load(self, request: pb.Assignment, context: grpc.ServicerContext) -> Iterator[pb.LoadProgress]:
         """Load a shard."""
-        from potluck.worker.node import LoadRefused
+        from potluck.worker.load_reports import LoadRefused
 
         try:
             yield from self._needed(context).load(request)

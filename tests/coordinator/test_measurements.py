@@ -7,7 +7,8 @@ import pytest
 
 from potluck.coordinator.calls import CallError, Callers
 from potluck.coordinator.measured_fleet import fleet_of
-from potluck.coordinator.measurements import Measurements
+from potluck.coordinator.measurements import Measurements, Question
+from potluck.coordinator.node_probes import probe_nodes
 from potluck.models.costs import FormatSpeed
 from potluck.proto import cluster_pb2 as pb
 
@@ -24,7 +25,7 @@ def asked(probed_workers, workers, kept, dtype="float32", **options):
     with probed_workers.listening(*workers) as found:
         callers = Callers(found, probed_workers.TOKEN)
         try:
-            return callers.probe(dtype, kept, **options)
+            return probe_nodes(callers, Question(dtype, kept, **options))
         finally:
             callers.close()
 
@@ -117,7 +118,7 @@ def test_hosts_measure_at_once_and_workers_of_one_host_in_turn(probed_workers, k
     a, b, c = (probed_workers.ProbedWorker(name, seconds=0.4) for name in "abc")
     with probed_workers.listening(a, b, c, hosts=["127.0.0.1", "127.0.0.2", "127.0.0.1"]) as found:
         callers = Callers(found, probed_workers.TOKEN)
-        replies = callers.probe("float32")
+        replies = probe_nodes(callers, Question("float32"))
         callers.close()
     assert list(replies) == ["a", "b", "c"]
     (first,), (beside,), (second,) = a.spans, b.spans, c.spans

@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from potluck.coordinator import deployment
+from potluck.coordinator import recovery
 from potluck.coordinator.calls import CallError
 from potluck.coordinator.deployment import DeploymentError
 from potluck.coordinator.engine import ServingEngine
@@ -106,7 +106,7 @@ async def test_a_load_on_a_dead_node_fails_at_once(homes, home):
     one.kill("n1")
     begun = time.monotonic()
     with pytest.raises(CallError, match="node 'n1'"):
-        await asyncio.to_thread(one.deployment._callers.load, {"n1": pb.Assignment(epoch=9)}, lambda *_: None)
+        await asyncio.to_thread(one.deployment._workers.callers.load, {"n1": pb.Assignment(epoch=9)}, lambda *_: None)
     assert time.monotonic() - begun < 5.0
 
 
@@ -156,9 +156,10 @@ async def test_what_no_longer_fits_is_refused_with_the_reason(homes, home):
 
 
 async def test_after_plans_that_failed_in_a_row_it_tries_again_later(homes, home, monkeypatch):
-    monkeypatch.setattr(deployment, "_RETRY_SECONDS", 0.5)
+    monkeypatch.setattr(recovery, "_RETRY_SECONDS", 0.5)
     one = homes(nodes=1)
-    serve, tries = one.deployment._serve, []
+    epochs, tries = one.deployment._epochs, []
+    serve = epochs.serve
 
     def failing(*asked):
         tries.append(asked)
@@ -166,8 +167,8 @@ async def test_after_plans_that_failed_in_a_row_it_tries_again_later(homes, home
             raise CallError("n0", "out of luck")
         serve(*asked)
 
-    monkeypatch.setattr(one.deployment, "_serve", failing)
-    one.deployment._driver.fail(None, "bad luck")
+    monkeypatch.setattr(epochs, "serve", failing)
+    epochs.current.driver.fail(None, "bad luck")
     _, reason = await asyncio.to_thread(one.diary.until, "refused")
     assert "3 plans in a row failed" in reason
     assert "out of luck" in reason
@@ -207,10 +208,9 @@ def test_a_worker_that_does_not_start_is_named_with_its_last_words(tmp_path):
 
 
 def test_a_worker_that_refuses_to_load_is_named(home, tiny_model, tmp_path):
-    one = home.Home(tiny_model("llama3", 4), tmp_path, nodes=1)
-    damaged = tmp_path / "elsewhere"
-    files = one.deployment._model
-    one.deployment._model = type(files)(files.spec, str(damaged), "ab" * 16)
+    folder = shutil.copytree(tiny_model("llama3", 4), tmp_path / "model")
+    one = home.Home(folder, tmp_path, nodes=1)
+    shutil.rmtree(folder)
     try:
         with pytest.raises(DeploymentError, match="node 'n0'"):
             one.deployment.start(one.diary)

@@ -10,8 +10,9 @@ from potluck.coordinator import remeasure
 from potluck.coordinator.accuracy import LoneRequest
 from potluck.coordinator.calls import CallError
 from potluck.coordinator.engine import ServingEngine
+from potluck.coordinator.in_force import InForce
 from potluck.coordinator.metrics import Metrics
-from potluck.coordinator.remeasure import InForce, MeasureError, Outcome, Remeasure, judge, measure_quietly
+from potluck.coordinator.remeasure import MeasureError, Outcome, Remeasure, judge, measure_quietly
 from potluck.models.shipped import shipped_spec
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
 from potluck.planner.goal import Goal

@@ -9,7 +9,7 @@ import pytest
 from potluck.coordinator import remeasure
 from potluck.coordinator.generation import EngineStatus
 from potluck.coordinator.measurements import Measurements
-from potluck.deploy.status import status_page
+from potluck.deploy.status_page import status_page
 from potluck.proto import cluster_pb2 as pb
 
 
@@ -25,7 +25,7 @@ def homes(home, tiny_model, tmp_path, monkeypatch):
         made.append(one)
         if stale:
             # What its nodes measured before one of them slowed down.
-            monkeypatch.setattr(one.deployment, "_measure", lambda callers: one.fleet)
+            monkeypatch.setattr(one.deployment._workers, "measure", lambda *_: one.fleet)
         return one.start()
 
     yield make

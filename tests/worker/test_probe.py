@@ -19,8 +19,9 @@ from potluck.worker.device import CPU
 from potluck.worker.disk_speed import DiskSpeed, measure_disk
 from potluck.worker.emulation import DescribedDevice
 from potluck.worker.gpu.copy_speed import measure_copy_bandwidth
-from potluck.worker.kernel_speed import KernelBench, filled_pool, formats_here, in_turn, pool_size
+from potluck.worker.kernel_speed import KernelBench, formats_here, in_turn, pool_size
 from potluck.worker.layer_overhead import measure_layer_overhead
+from potluck.worker.sample_products import filled_pool
 from potluck.worker.timing import Work, seconds, typical
 
 MIB = 1 << 20
