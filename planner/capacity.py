@@ -89,8 +89,7 @@ def reads(place: Place) -> float:
 def _visit(problem: Problem, number: int) -> float:
     """The least way to a place, past the engine where that is shorter."""
     hops = problem.hops
-    engine = min(hops.enter(number) + hops.leave(number), hops.again(number))
-    return min(hops.cheapest[number], engine) if len(problem.places) > 1 else engine
+    return min(hops.cheapest[number], hops.turn(number)) if len(problem.places) > 1 else hops.turn(number)
 
 
 def _shortest_cycle(able: Sequence[Able], layers: int, whole: bool) -> float:
@@ -106,11 +105,11 @@ def _shortest_cycle(able: Sequence[Able], layers: int, whole: bool) -> float:
 def _least_alone(problem: Problem, able: Sequence[Able]) -> float:
     """What no token can take less than: layers where they are quickest as long as those have room, every end where it
     is quickest, the shortest ways from and to the engine."""
-    places, numbers, hops = problem.places, range(len(problem.places)), problem.hops
+    places = problem.places
     ends = [
         min(place.embedding_seconds for place in places),
         min(place.head_seconds for place in places),
-        min(min(map(hops.enter, numbers)) + min(map(hops.leave, numbers)), *map(hops.again, numbers)),
+        problem.hops.least_turn,
     ]
     # One place may be where the token is already.
     spared = max((one.way * one.most for one in able), default=0.0)

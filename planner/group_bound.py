@@ -98,9 +98,8 @@ def _room(place: Place) -> float:
 
 
 def _least_hop(problem: Problem) -> float:
-    hops, numbers = problem.hops, range(len(problem.places))
-    engine = min(hops.enter(number) + hops.leave(number) for number in numbers)
-    return min(engine, *hops.cheapest) if len(problem.places) > 1 else engine
+    turn = min(map(problem.hops.turn, range(len(problem.places))))
+    return min(turn, *problem.hops.cheapest) if len(problem.places) > 1 else turn
 
 
 def _least_alone(problem: Problem, parts: Sequence[_Part], able: Sequence[Able]) -> float:
@@ -118,12 +117,10 @@ def _least_alone(problem: Problem, parts: Sequence[_Part], able: Sequence[Able])
 
 def _least_ends(problem: Problem, most: int) -> float:
     """The embedding and the head where they are quickest, the shortest ways from and to the engine."""
-    hops, numbers = problem.hops, range(len(problem.places))
     gather = min(link.latency for link in _links(problem)) + problem.request.goal.software.sum
     head, *split = _part(problem, HEAD, 1.0).together(most)
     embedding = min(place.embedding_seconds for place in problem.places)
-    ways = min(map(hops.enter, numbers)) + min(map(hops.leave, numbers))
-    return embedding + min([head, *(one + gather for one in split)]) + ways
+    return embedding + min([head, *(one + gather for one in split)]) + problem.hops.least_turn
 
 
 def _links(problem: Problem) -> list[Link]:
