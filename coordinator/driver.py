@@ -182,10 +182,14 @@ class Driver:
             sent = self._sent.pop(result.number, None)
             if self._over or sent is None:
                 return
+            now = time.monotonic()
+            if self._scheduler.goes_ahead:
+                # The step that went ahead begins only now.
+                self._sent = dict.fromkeys(self._sent, now)
             deliveries = self._scheduler.apply(result)
             self._pump()
         self._observers.delivered(deliveries)
-        self._observers.stepped(result, time.monotonic() - sent)
+        self._observers.stepped(result, now - sent)
 
     def _on_broken(self, node: str, status: grpc.StatusCode, detail: str) -> None:
         self.fail(NodeName(node), f"its stream ended ({status.name.lower().replace('_', ' ')}: {detail})")

@@ -15,7 +15,7 @@ from potluck.coordinator.serving import ModelFiles, Serving
 from potluck.coordinator.workers import Workers
 from potluck.planner.agreement import agreements
 from potluck.planner.fleet import Fleet, NodeName
-from potluck.planner.memory import steps_at_once, stream_budgets
+from potluck.planner.memory import goes_ahead, steps_at_once, stream_budgets
 from potluck.planner.plan import Plan
 from potluck.planner.predict import predict
 from potluck.proto.link import LinkTarget
@@ -78,9 +78,8 @@ class EpochLoader:
 
     def _lane(self, route: Plan, fleet: Fleet) -> Lane:
         serving = self._serving
-        limits = Limits(
-            kv_blocks(route), BLOCK_SIZE, serving.context, serving.max_rows, steps_at_once(route), serving.max_waiting
-        )
+        at_once = steps_at_once(route), serving.max_waiting, goes_ahead(route)
+        limits = Limits(kv_blocks(route), BLOCK_SIZE, serving.context, serving.max_rows, *at_once)
         predicted = predict(route, fleet, self._model.spec, goal_over(serving.goal, fleet))
         return Lane(entries(route), limits, predicted.tokens_per_second)
 

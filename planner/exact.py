@@ -11,13 +11,14 @@ from potluck.planner.evidence import Alternative, Proof
 from potluck.planner.exact_reasons import exact_reasons
 from potluck.planner.fit import refusal
 from potluck.planner.fleet import Fleet
+from potluck.planner.group_bound import least_seconds_of_groups
 from potluck.planner.offers import Request
 from potluck.planner.places import Places
 from potluck.planner.plan import Plan
 from potluck.planner.problem import Problem, Search
 from potluck.planner.ring_search import MOST_WHOLE
 from potluck.planner.strategy import Strategy
-from potluck.planner.strategy_group import groups, least_seconds_of_groups
+from potluck.planner.strategy_group import groups
 from potluck.planner.strategy_replicas import replicas
 from potluck.planner.strategy_ring import pipeline, streamed_ring
 from potluck.planner.strategy_single import single
@@ -75,9 +76,7 @@ def _proof(problem: Problem, name: str, found: Mapping[str, Search]) -> Proof:
     """Plans of single nodes per stage are bounded together; of groups only what none can be quicker than is known."""
     seconds = _seconds(found[name])
     if name == "group":
-        method = (
-            "groups grown from the quickest pair; bound: the quickest nodes' speeds together, with the least latency"
-        )
+        method = "groups grown from the quickest pair; bound: for every layer the quickest nodes and the best links"
         return Proof(name, method, seconds, min(seconds, least_seconds_of_groups(problem)))
     if problem.request.goal.batch > 1:
         # The programmes are of one request at a time.

@@ -39,6 +39,22 @@ class Hops:
         """Seconds until a token that was sampled in a place has reached the engine."""
         return self._fleet.link(self._places[place].name, self._fleet.engine).latency + self._software.frame
 
+    def again(self, place: int) -> float:
+        """Seconds from a token that a place with everything has drawn until all its nodes have begun with it."""
+        lead, *others = self._places[place].nodes
+        return self._software.again + max((self._fleet.link(lead, node).latency for node in others), default=0.0)
+
+    def turn(self, place: int) -> float:
+        """The least between a token that a place has drawn and the next one: past the engine, or without."""
+        return min(self.enter(place) + self.leave(place), self.again(place))
+
+    @property
+    def least_turn(self) -> float:
+        """The least between two tokens, wherever the first is drawn and the next enters."""
+        numbers = range(len(self._places))
+        past = min(map(self.enter, numbers)) + min(map(self.leave, numbers))
+        return min(past, *map(self.again, numbers))
+
     def _way(self, source: int, target: int) -> tuple[float, float]:
         if source == target:
             return 0.0, 0.0

@@ -47,8 +47,16 @@ class Layout:
         """Every place that has something, in the order in which a token first comes there."""
         return tuple(dict.fromkeys((self.embedding, *self.order, self.head)))
 
+    @property
+    def goes_ahead(self) -> bool:
+        """Whether its plan does, as `memory.goes_ahead` says."""
+        streams = any(kept < self.counts[place] for place, kept in self.kept.items())
+        return len(self.used) == self.rounds == 1 and not streams
+
     def hop_seconds(self, hops: Hops) -> float:
         """Seconds that a token is on its way: from the engine, round and round, and back."""
+        if self.goes_ahead:
+            return hops.again(self.embedding)
         visits = (self.embedding, *self.order * self.rounds, self.head)
         return hops.enter(self.embedding) + sum(hops.between(*hop) for hop in pairwise(visits)) + hops.leave(self.head)
 

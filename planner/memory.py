@@ -111,6 +111,15 @@ def steps_at_once(plan: Plan) -> int:
     return 1 if streams(plan) or places > len(plan.nodes) else len(stages)
 
 
+def goes_ahead(plan: Plan) -> bool:
+    """Whether a step may go out before the one that draws its tokens is back: where one stage runs everything.
+
+    It then waits there, and the engine's turn, and the way to it, take no time between tokens. The last one of a
+    sequence that ends by a token is computed for nothing; with layers from the disk that would be too long.
+    """
+    return all(len(route.stages) == 1 for route in plan.routes) and not streams(plan)
+
+
 def streams(plan: Plan) -> bool:
     """Whether any layer is read from disk for every step."""
     stages = [stage for route in plan.routes for stage in route.stages]

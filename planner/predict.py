@@ -3,9 +3,10 @@
     time per token = step + sum of the stages + sum of the hops, the one from the engine and the one back included,
                      + what streaming cannot hide (`prefetch`), for one request that has the fleet to itself
 
-A hop takes latency + rows x hidden x itemsize / bandwidth. A prompt longer than a step is computed in chunks that
-follow each other through the stages (`first_token`). With n steps in flight, none can come sooner after another than
-the busiest node or link lets it:
+Where one stage runs everything, steps go ahead (`memory.goes_ahead`): then there is no way from or to the engine, and
+software takes `Software.again`. A hop takes latency + rows x hidden x itemsize / bandwidth. A prompt longer than a step
+is computed in chunks that follow each other through the stages (`first_token`). With n steps in flight, none can come
+sooner after another than the busiest node or link lets it:
 
     seconds between a request's tokens = max(time of one step, n x the busiest one's seconds per step)
 
@@ -24,7 +25,7 @@ from potluck.planner.first_token import chunk_rows, chunks, last_arrival
 from potluck.planner.fleet import Fleet, Link, NodeName
 from potluck.planner.goal import Goal
 from potluck.planner.group_sums import Setting
-from potluck.planner.memory import node_bytes, steps_at_once, stream_budgets, streams
+from potluck.planner.memory import goes_ahead, node_bytes, steps_at_once, stream_budgets, streams
 from potluck.planner.objective import cost_of
 from potluck.planner.plan import Plan, Prediction, Purpose
 from potluck.planner.prediction import Breakdown, Times, together
@@ -122,7 +123,7 @@ class _Serving:
 
     def decoding(self, batch: int) -> Way:
         rows = -(-batch // min(self.depth, batch))
-        return self.course.way(Pass(rows, rows, self.goal.context, rows))
+        return self.course.way(Pass(rows, rows, self.goal.context, rows), goes_ahead(self.plan))
 
     def bottleneck(self, decode: Breakdown) -> str:
         way = self.decoding(self.goal.batch)

@@ -13,6 +13,7 @@ class Software:
         step: the engine takes a result, packs the next step and sends it.
         stage: a worker wakes for a frame of another node, reads it and begins to compute.
         frame: a frame is written, checked and read, beside its bytes on the wire.
+        again: all that a step takes which follows the one before without waiting for the engine (`memory.goes_ahead`).
         sum: an all-reduce (or a gather of logits) among the members of a group, beside its bytes on the wire.
     """
 
@@ -20,6 +21,7 @@ class Software:
     stage: float = 0.0
     frame: float = 0.0
     sum: float = 0.0
+    again: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse software that runs backwards.
@@ -27,7 +29,7 @@ class Software:
         Raises:
             ValueError: a cost is negative or not a number.
         """
-        for name in ("step", "stage", "frame", "sum"):
+        for name in ("step", "stage", "frame", "sum", "again"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"software: {name} must be seconds, not {getattr(self, name)}")
 
@@ -35,6 +37,7 @@ class Software:
 # Two cores of a server, loopback. step and stage: bench/results/pipeline.md, where a stage more costs 1.2 ms in all, of
 # which a leg (waking on a frame) is 0.4; the rest, caches and clocks of cores shared with others, is mostly that
 # machine's, so a stage counts 0.5 and the way back to the engine one leg. frame: hop_8k_us_p50 there, 49 us at best.
-# sum: bench/all_reduce.py, two members, 4 KiB.
-MEASURED = Software(step=0.4e-3, stage=0.5e-3, frame=0.05e-3, sum=0.04e-3)
+# sum: bench/all_reduce.py, two members, 4 KiB. again: 0.2 from a result to the next step's begin, and as much for what
+# a step takes whatever the layers.
+MEASURED = Software(step=0.4e-3, stage=0.5e-3, frame=0.05e-3, sum=0.04e-3, again=0.4e-3)
 NONE = Software()

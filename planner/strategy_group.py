@@ -82,16 +82,3 @@ def _with(problem: Problem, group: Place) -> Problem:
     """The problem with a group in place of its nodes, and nobody streaming."""
     others = [replace(place, disk=0.0) for place in problem.places if place.name not in group.nodes]
     return Problem.over(problem.fleet, problem.request, [group, *others])
-
-
-def least_seconds_of_groups(problem: Problem) -> float:
-    """What no plan with groups can cost less than, for one token alone: every layer on the quickest node, or on as
-    many of the quickest as there are query heads, with two sums that take the least latency there is."""
-    speeds = sorted((1 / place.layer_seconds for place in problem.places), reverse=True)
-    fleet, goal = problem.fleet, problem.request.goal
-    latency = min(link.latency for link in (fleet.default_link, *fleet.links.values()))
-    together = 1 / sum(speeds[: problem.request.spec.heads]) + 2 * latency
-    alone = problem.layers * min(1 / speeds[0], together)
-    # With a step in flight for every node, no node can be busy for less than its part of all of them.
-    next_ = problem.layers / sum(speeds) / goal.batch
-    return {"latency": alone, "throughput": next_, "balanced": alone + next_}[goal.aim]

@@ -116,7 +116,7 @@ def _least(problem: Problem, layout: Layout) -> float:
 def _slowest(problem: Problem, layout: Layout) -> float:
     """The longest that a place or a link is taken for."""
     place, hops, software = layout.order[0], problem.hops, problem.request.goal.software
-    stages = Counter(layout.used)
+    stages = Counter(() if layout.goes_ahead else layout.used)
     stages[layout.embedding] += layout.embedding == layout.head != place
     busy = [
         problem.places[used].seconds(layout.counts.get(used, 0), layout.ends(used)) + stages[used] * software.stage

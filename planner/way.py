@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -43,12 +43,16 @@ class Hop:
 
 @dataclass(frozen=True)
 class Way:
-    """One step that meets nobody: `hops[i]` leads into stage i, the last one back to the engine."""
+    """One step that meets nobody: `hops[i]` leads into stage i, the last one back to the engine.
+
+    One that goes `ahead` was in its stage before its tokens were: there is no way from or to the engine in it.
+    """
 
     course: Course
     work: Pass
     hops: tuple[Hop, ...]
     stages: tuple[Times, ...]
+    ahead: bool = False
 
     @cached_property
     def visits(self) -> tuple[Times, ...]:
@@ -66,7 +70,7 @@ class Way:
         """What it all takes; every hop counts to the stage that it leads into, the last one to the last stage."""
         software = self.course.setting.software
         ways = [Times(transfer=hop.seconds, software=hop.frames * software.frame) for hop in self.hops]
-        ways[0] += Times(software=software.step)
+        ways[0] += Times(software=software.again if self.ahead else software.step)
         back = ways.pop()
         ways[-1] += back
         stages = tuple(visit + way for visit, way in zip(self.visits, ways, strict=True))
@@ -108,9 +112,16 @@ class Course:
     setting: Setting
     costs: tuple[StageCost, ...]
 
-    def way(self, work: Pass) -> Way:
-        """The way of a step."""
-        return Way(self, work, tuple(self._hops(work)), tuple(cost.times(work) for cost in self.costs))
+    def way(self, work: Pass, ahead: bool = False) -> Way:
+        """The way of a step, which may go ahead where there is one stage (`memory.goes_ahead`)."""
+        hops = self._hops_ahead() if ahead else self._hops(work)
+        return Way(self, work, tuple(hops), tuple(cost.times(work) for cost in self.costs), ahead)
+
+    def _hops_ahead(self) -> Iterator[Hop]:
+        """The lead tells the others what it drew; the engine hears of it while they go on."""
+        lead, *others = self.route.stages[0].nodes
+        yield replace(self._hop(lead, tuple(others), 0), frames=0)
+        yield Hop(f"{lead} -> {self.setting.fleet.engine}")
 
     def _hops(self, work: Pass) -> Iterator[Hop]:
         engine, stages = self.setting.fleet.engine, self.route.stages

@@ -7,7 +7,7 @@ import grpc
 from potluck.proto import cluster_pb2_grpc as rpc
 from potluck.proto.auth import TokenSender
 
-PROTOCOL = 3
+PROTOCOL = 4
 MAX_MESSAGE = 4 << 20  # a part of 1 MiB and a header of 1 MiB fit twice
 
 _KEEPALIVE = (

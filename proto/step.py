@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import Annotated
 
 from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
 MAX_ROWS = 1 << 16
 MAX_RUNS = 1 << 12
@@ -17,6 +18,7 @@ MAX_HISTORY = 1 << 18
 MAX_TOKEN = 2**31 - 1
 MAX_NAME = 256
 LARGEST = 2**63 - 1
+DRAWN = -1  # in place of a token: the one that the step before drew for the sequence
 _FINITE = 1e30
 
 Token = Annotated[int, Meta(ge=0, le=MAX_TOKEN)]
@@ -75,7 +77,7 @@ class Run(Message, frozen=True, gc=False):
     Attributes:
         sequence: number of the sequence, unique within a deployment.
         position: position of the first token.
-        tokens: the token ids, at position, position + 1, ...
+        tokens: the token ids, at position, position + 1, ...; or `DRAWN` alone, where one stage runs the whole model.
         blocks: KV blocks newly given to the sequence, appended to its block table.
         outputs: which rows are sampled (or scored).
         sampling: present in the first run of a sequence.
@@ -87,7 +89,7 @@ class Run(Message, frozen=True, gc=False):
 
     sequence: SequenceNumber
     position: Token
-    tokens: Annotated[list[Token], Meta(min_length=1, max_length=MAX_ROWS)]
+    tokens: Annotated[list[TokenOrNone], Meta(min_length=1, max_length=MAX_ROWS)]
     blocks: History
     outputs: Outputs
     sampling: Sampling | None = None
@@ -105,6 +107,18 @@ class Step(Message, frozen=True, gc=False):
     number: StepNumber
     runs: Annotated[list[Run], Meta(max_length=MAX_RUNS)]
     dropped: Annotated[list[SequenceNumber], Meta(max_length=MAX_ROWS)] = field(default_factory=list)
+
+    @property
+    def open_runs(self) -> list[int]:
+        """Places of the runs whose token the step before draws: this one was sent before that was known."""
+        return [place for place, run in enumerate(self.runs) if run.tokens == [DRAWN]]
+
+    def filled(self, tokens: list[int]) -> Step:
+        """The step with the tokens of its open runs, in their order."""
+        runs = list(self.runs)
+        for place, token in zip(self.open_runs, tokens, strict=True):
+            runs[place] = replace(runs[place], tokens=[token])
+        return replace(self, runs=runs)
 
     @property
     def rows(self) -> int:

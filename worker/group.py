@@ -34,6 +34,9 @@ class Combine(Protocol):
     def summed(self, product: Product, x_TI: torch.Tensor) -> torch.Tensor:
         """The sum of what the members' products give; of many rows, some travel while the next are computed."""
 
+    def tell(self, tokens: list[int]) -> list[int]:
+        """The tokens of the member that leads; as many are asked for by all."""
+
     def gather(self, part_RV: torch.Tensor) -> torch.Tensor | None:
         """The members' columns side by side, float32 (R, vocabulary), where it leads; None elsewhere."""
 
@@ -118,6 +121,19 @@ class Group:
         sum_TD = overlap.sum(parts, (len(x_TI), part_TD.shape[1]))
         self._count(overlap.seconds)
         return sum_TD.to(x_TI.device)
+
+    def tell(self, tokens: list[int]) -> list[int]:
+        """See `Combine`."""
+        with self._apart(0.0):
+            circle = self._opened()
+            message_B, view = self._buffers.message(LEAD, 8 * len(tokens))
+            tokens_R = message_B.view(torch.int64)
+            if self.leads:
+                tokens_R[:] = torch.tensor(tokens)
+                exchange([Outgoing(circle.link(place), view) for place in circle.others], [])
+            else:
+                exchange([], [Incoming(circle.link(LEAD), view)])
+        return list(tokens_R.tolist())
 
     def gather(self, part_RV: torch.Tensor) -> torch.Tensor | None:
         """See `Combine`."""

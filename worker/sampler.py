@@ -56,10 +56,14 @@ class Sampler:
     """Samples the runs of each step; keeps per sequence what that needs."""
 
     def __init__(self, vocab: int, logits: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """`logits` maps hidden rows (R, D) to float32 logits (R, vocab)."""
+        """`logits` maps hidden rows (R, D) to float32 logits (R, vocab).
+
+        `drawn` is what the last step drew, by sequence; -1 where it could not.
+        """
         self._vocab = vocab
         self._logits = logits
         self._states = SamplingStates()
+        self.drawn: dict[int, int] = {}
 
     def sample(self, step: Step, x_RD: torch.Tensor) -> list[Outcome]:
         """One outcome per run with outputs, in order; x holds the step's sampled rows."""
@@ -70,6 +74,7 @@ class Sampler:
             answers[row.run.sequence].error = self._refusal(row) or answers[row.run.sequence].error
         for some in self.at_once(len(rows)):
             self._answer(rows[some], self._logits(x_RD[some]), answers)
+        self.drawn = {sequence: answer.token for sequence, answer in answers.items()}
         return [_outcome(sequence, answer) for sequence, answer in answers.items()]
 
     def at_once(self, rows: int) -> list[slice]:

@@ -158,8 +158,9 @@ class Shard:
         window = self._windows.get(stage)
         if window is None:
             raise StepError(f"stage {stage} is not on this node; it runs {sorted(self._windows)}")
-        underway = self._steps.enter(stage, step)
-        if group := self._groups.get(stage):
+        group = self._groups.get(stage)
+        underway = self._steps.enter(stage, self._filled(window, step))
+        if group:
             group.begin()
         x_TD = self._enter(window, underway, x_TD)
         if len(x_TD):
@@ -167,10 +168,29 @@ class Shard:
         wants_sampled = window.next_wants_sampled or (window.head and not is_head_only(window))
         if wants_sampled and underway.batch.sampled_R is not None:
             x_TD = x_TD.index_select(0, underway.batch.sampled_R)
-        out = self._answer(group, step, x_TD) if window.head else self._leave(stage, x_TD)
+        out = self._answer(group, underway.step, x_TD) if window.head else self._leave(stage, x_TD)
         if self._weights is not None:
             self._weights.check()
         return out
+
+    def _filled(self, window: Window, step: Step) -> Step:
+        """The step with the tokens that the one before drew; the members of a group are told by the lead."""
+        sequences = [step.runs[place].sequence for place in step.open_runs]
+        if not sequences or not (window.embedding and window.head):
+            return step
+        group = self._groups.get(window.stage)
+        if group is None:
+            return step.filled(self._drawn(sequences))
+        return step.filled(group.tell(self._drawn(sequences) if group.leads else [0] * len(sequences)))
+
+    def _drawn(self, sequences: Sequence[int]) -> list[int]:
+        """Tokens that the last step drew; any where it could not, since nobody will read what comes of them."""
+        found = self._sampler.drawn
+        if unknown := [sequence for sequence in sequences if sequence not in found]:
+            raise StepError(
+                f"sequence {unknown[0]} is to go on with a token of the step before, which drew none for it"
+            )
+        return [max(0, found[sequence]) for sequence in sequences]
 
     def _answer(self, group: Combine | None, step: Step, x_TD: torch.Tensor) -> list[Outcome] | None:
         if group is None or group.leads:

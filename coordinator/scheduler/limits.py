@@ -24,6 +24,8 @@ class Limits:
         context: longest sequence, in tokens.
         max_rows: most packed rows of a step.
         depth: most steps in flight.
+        ahead: whether, when these are under way, one more may go out that decodes what they draw. Only where one stage
+            runs the whole model, with a depth of 1: it knows the tokens first, and need not wait until they were here.
         max_waiting: most sequences in the queue.
     """
 
@@ -33,6 +35,7 @@ class Limits:
     max_rows: int
     depth: int
     max_waiting: int = 4096
+    ahead: bool = False
 
     @property
     def max_running(self) -> int:

@@ -12,6 +12,17 @@ from potluck.coordinator.scheduler.sequence import Sequence
 _SMALLEST_CHUNK = 64
 
 
+def ahead(line: Many[Sequence], limits: Limits) -> Iterator[tuple[Sequence, int]]:
+    """(sequence, rows) of a step that goes out before the one in flight is back: decodes alone.
+
+    None while a prompt is being computed or waits for that: its steps are so long that nothing would be gained, and the
+    next one should begin as soon as it can.
+    """
+    if limits.ahead and not any(sequence.computed <= sequence.prompt_length for sequence in line):
+        decodes = [sequence for sequence in line if sequence.ready or sequence.next_is_drawn]
+        yield from ((sequence, 1) for sequence in decodes[: limits.max_rows])
+
+
 def choose(line: Many[Sequence], limits: Limits) -> Iterator[tuple[Sequence, int]]:
     """(sequence, rows) of the next step from the line of admitted sequences, least recently served first.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from potluck.coordinator.generation import Drawn, Finish, Generation
 from potluck.coordinator.scheduler.blocks import BlockPool
 from potluck.coordinator.scheduler.limits import Limits, NeverFits, QueueFull
-from potluck.coordinator.scheduler.pack import choose
+from potluck.coordinator.scheduler.pack import ahead, choose
 from potluck.coordinator.scheduler.sequence import Sequence
 from potluck.proto.step import Outcome, Outputs, Result, Run, Step
 
@@ -48,6 +48,11 @@ class Scheduler:
     def next_number(self) -> int:
         """The number the next sequence will get."""
         return self._next_sequence
+
+    @property
+    def goes_ahead(self) -> bool:
+        """See `Limits.ahead`."""
+        return self._limits.ahead
 
     @property
     def running(self) -> int:
@@ -102,18 +107,18 @@ class Scheduler:
         sequence = self._all.get(number)
         if sequence is None or sequence.cancelled:
             return
-        sequence.cancelled = True
-        if sequence.flying == 0:
-            self._end(sequence)
+        self._conclude(sequence)
 
     def next_step(self) -> Step | None:
         """The next step to send, or None while there is nothing to do or enough is in flight."""
-        if len(self._flying) >= self._limits.depth:
+        beyond = len(self._flying) - self._limits.depth
+        if beyond > 0 or (beyond == 0 and not self._limits.ahead):
             return None
         self._admit()
-        chosen = list(choose(list(self._running.values()), self._limits))
+        line = list(self._running.values())
+        chosen = list(choose(line, self._limits) if beyond < 0 else ahead(line, self._limits))
         packed = [self._fly(sequence, rows) for sequence, rows in chosen]
-        if not packed and not self._drops:
+        if not packed and (not self._drops or beyond == 0):
             return None
         number, drops = self._next_step, self._drops
         self._next_step, self._drops = number + 1, []
@@ -175,26 +180,30 @@ class Scheduler:
         yield self._deliver(sequence, outcome)
 
     def _fail(self, sequence: Sequence, reason: str) -> Delivery:
-        sequence.cancelled = True
-        if sequence.flying == 0:
-            self._end(sequence)
+        self._conclude(sequence)
         return Delivery(sequence.number, Drawn(), reason)
 
     def _deliver(self, sequence: Sequence, outcome: Outcome) -> Delivery:
         scores, sequence.scores = sequence.scores, []
         if sequence.generation.max_tokens == 0:
-            self._end(sequence)
+            self._conclude(sequence)
             return Delivery(sequence.number, Drawn(prompt=scores, finish="length"))
         sequence.tokens.append(outcome.token)
         finish = self._finish(sequence, outcome.token)
         if finish:
-            self._end(sequence)
+            self._conclude(sequence)
         return Delivery(sequence.number, Drawn(outcome.token, outcome.score, scores, finish))
 
     def _finish(self, sequence: Sequence, token: int) -> Finish | None:
         if token in sequence.generation.end_ids:
             return "stop"
         return "length" if sequence.drawn >= sequence.generation.max_tokens else None
+
+    def _conclude(self, sequence: Sequence) -> None:
+        """Nothing more is wanted of it; steps that are on their way with it come back first."""
+        sequence.cancelled = True
+        if sequence.flying == 0:
+            self._end(sequence)
 
     def _release_followers(self, leader: Sequence) -> None:
         """The prompt is in KV: its other choices start on the full blocks, and compute only the last part anew."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from potluck.coordinator.generation import Generation
-from potluck.proto.step import Outputs, Run, TokenScore
+from potluck.proto.step import DRAWN, Outputs, Run, TokenScore
 
 
 @dataclass(slots=True, eq=False)
@@ -16,7 +16,8 @@ class Sequence:
         tokens: prompt and drawn tokens.
         computed: positions whose KV exists or is on its way.
         flying: steps in flight that carry a run of it. Prefill chunks may follow each other before the first has
-            returned, since every stage takes steps in order; a decode waits for the token it feeds.
+            returned, since every stage takes steps in order; a decode waits for the token it feeds, unless the step
+            goes ahead (`Limits.ahead`).
         promised: blocks set aside for it and not taken yet.
         followers: choices with the same prompt, that start on this one's full prompt blocks.
     """
@@ -53,6 +54,12 @@ class Sequence:
         """Whether a run of it can go into the next step."""
         return not self.cancelled and (self.prefilling or (self.flying == 0 and self.computed < len(self.tokens)))
 
+    @property
+    def next_is_drawn(self) -> bool:
+        """Whether all it needs for a run is the token that the step in flight draws, and there will be one more."""
+        decoding = self.flying == 1 and self.prompt_length < self.computed == len(self.tokens)
+        return decoding and not self.cancelled and self.drawn + 2 <= self.generation.max_tokens
+
     def run(self, rows: int, blocks: list[int]) -> Run:
         """The run of its next `rows` tokens; moves `computed` past them."""
         start, end = self.computed, self.computed + rows
@@ -60,7 +67,7 @@ class Sequence:
         return Run(
             self.number,
             start,
-            self.tokens[start:end],
+            self.tokens[start:end] or [DRAWN],
             blocks,
             self._outputs(start, end),
             self.generation.sampling if first else None,

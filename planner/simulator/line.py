@@ -26,10 +26,10 @@ from potluck.planner.transfers import receivers, wants_sampled
 class Line:
     """A route, its requests and its steps in flight."""
 
-    def __init__(self, world: World, route: Route, setting: Setting, packing: tuple[Packer, int]) -> None:
-        """`packing`: who chooses what goes into a step, and how many steps may be in flight."""
+    def __init__(self, world: World, route: Route, setting: Setting, packing: tuple[Packer, int, bool]) -> None:
+        """`packing`: who chooses what goes into a step, how many steps may be in flight, whether they go ahead."""
         self._world, self._route, self._setting = world, route, setting
-        self.packer, self._depth = packing
+        self.packer, self._depth, self._ahead = packing
         self._flying = 0
         self._watched: Request | None = None
         costs = [stage_cost(stage, setting) for stage in route.stages]
@@ -62,18 +62,39 @@ class Line:
 
     def _pump(self) -> None:
         while self._flying < self._depth and (runs := self.packer.next_step()):
-            step = Step(runs, work_of(runs))
-            self._flying += 1
-            if any(run.sequence is self._watched and run.draws_last for run in runs):
-                self._world.meter.watched = step
+            step = self._launched(Step(runs, work_of(runs)))
             self._at(self._world.clock.now + self._setting.software.step, partial(self._cross, step, 0))
+
+    def _launched(self, step: Step) -> Step:
+        self._flying += 1
+        if any(run.sequence is self._watched and run.draws_last for run in step.runs):
+            self._world.meter.watched = step
+        return step
+
+    def _follow(self, before: Step, known: float) -> None:
+        """What a step drew is known here, and at the engine from `known` on: decodes of it need not wait."""
+        self._take(before, known)
+        if not (runs := self.packer.next_step()):
+            return
+        step = self._launched(Step(runs, work_of(runs), all(run.decodes for run in runs)))
+        if not step.follows:
+            self._at(known + self._setting.software.step, partial(self._cross, step, 0))
+            return
+        lead, *others = self._nodes[0]
+        sent = (self._world.clock.now, step, "drawn tokens")
+        told = self._world.wires.send(lead, others, 0, sent, software=False)
+        self._at(told + self._setting.software.again, lambda: self._arrive(step, 0))
 
     def _cross(self, step: Step, number: int) -> None:
         """The hop into a stage, or back to the engine."""
         now, engine = self._world.clock.now, self._setting.fleet.engine
         source = self._nodes[number - 1][0] if number else engine
         if number == len(self._nodes):
-            self._at(self._world.wires.send(source, (engine,), 0, (now, step, "result")), lambda: self._back(step))
+            known = self._world.wires.send(source, (engine,), 0, (now, step, "result"))
+            if self._ahead and all(run.decodes for run in step.runs):
+                self._follow(step, known)
+            else:
+                self._at(known, lambda: self._back(step))
         elif not self._targets[number]:
             self._arrive(step, number)
         else:
@@ -93,7 +114,7 @@ class Line:
 
     def _begin(self, job: Job, step: Step, number: int) -> None:
         now, place, meter = self._world.clock.now, self._places[number], self._world.meter
-        woken = now + (self._setting.software.stage if self._targets[number] else 0.0)
+        woken = now + (self._setting.software.stage if self._targets[number] and not step.follows else 0.0)
         for node in job.nodes if woken > now else ():
             meter.use(f"node {node}", now, woken, (step, "software"))
         if not place.is_plain:
@@ -108,12 +129,15 @@ class Line:
         self._cross(step, number + 1)
 
     def _back(self, step: Step) -> None:
+        self._take(step, self._world.clock.now)
+        self._pump()
+
+    def _take(self, step: Step, known: float) -> None:
         self._flying -= 1
         if self._world.meter.watched is step:
             self._world.meter.watched = None
         for run in step.runs:
-            self._world.meter.finished += self.packer.returned(run, self._world.clock.now)
-        self._pump()
+            self._world.meter.finished += self.packer.returned(run, known)
 
     def _at(self, when: float, call: Callable[[], None]) -> None:
         self._world.clock.at(when, call)

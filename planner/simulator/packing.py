@@ -51,6 +51,11 @@ class Run:
         return self.end >= self.sequence.arrival.prompt
 
     @property
+    def decodes(self) -> bool:
+        """Whether it feeds back a token."""
+        return self.end > self.sequence.arrival.prompt
+
+    @property
     def draws_last(self) -> bool:
         """Whether that is the sequence's last token."""
         return self.samples and len(self.sequence.tokens_at) + 1 == self.sequence.arrival.tokens

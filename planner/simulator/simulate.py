@@ -14,7 +14,7 @@ from potluck.models.spec import ModelSpec
 from potluck.planner.fleet import Fleet
 from potluck.planner.goal import Goal
 from potluck.planner.group_sums import Setting
-from potluck.planner.memory import steps_at_once, stream_budgets
+from potluck.planner.memory import goes_ahead, steps_at_once, stream_budgets
 from potluck.planner.plan import Plan, Purpose, Route
 from potluck.planner.simulator.clock import Clock
 from potluck.planner.simulator.line import Line, least_pending
@@ -60,7 +60,7 @@ def _check(plan: Plan, load: Load) -> None:
 def _line(world: World, plan: Plan, setting: Setting, most_rows: int) -> Line:
     route: Route = plan.routes[0]
     depth = steps_at_once(plan)
-    line = Line(world, route, setting, (Packer(plan.kv_tokens, most_rows, depth), depth))
+    line = Line(world, route, setting, (Packer(plan.kv_tokens, most_rows, depth), depth, goes_ahead(plan)))
     line.stream(stream_budgets(plan, setting.fleet, setting.spec))
     return line
 

@@ -18,11 +18,17 @@ class Wires:
         self._free_at: defaultdict[tuple[NodeName, NodeName], float] = defaultdict(float)
 
     def send(
-        self, source: NodeName, targets: Sequence[NodeName], nbytes: float, when: tuple[float, object, str]
+        self,
+        source: NodeName,
+        targets: Sequence[NodeName],
+        nbytes: float,
+        when: tuple[float, object, str],
+        software: bool = True,
     ) -> float:
         """When the last of some nodes has got as many bytes that a node sends to one after the other.
 
-        `when` is (second, step, what): from when on, for which step, and what it is.
+        `when` is (second, step, what): from when on, for which step, and what it is. Without `software`, what that adds
+        is counted elsewhere.
         """
         now, step, what = when
         latest = sent = now
@@ -32,4 +38,4 @@ class Wires:
             sent = self._free_at[source, target] = start + nbytes / link.bandwidth
             latest = max(latest, sent + link.latency)
             self._meter.use(f"link {source} -> {target}", start, sent, (step, what))
-        return latest + len(targets) * self._frame
+        return latest + (len(targets) * self._frame if software else 0.0)

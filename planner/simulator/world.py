@@ -24,7 +24,8 @@ class World:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """One step: what it carries, and what the cost model sees of it."""
+    """One step: what it carries, what the cost model sees of it, and whether it follows the one before at once."""
 
     runs: list[Run]
     work: Pass
+    follows: bool = False

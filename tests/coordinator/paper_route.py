@@ -56,6 +56,7 @@ class PaperRoute:
         self.slots = {}
         self.held = {}
         self.number = 0
+        self.drawn = {}
         # What the real workers check, beside the stricter checks here.
         self.tables = BlockTables(KvShape(limits.kv_blocks, limits.block_size))
 
@@ -69,10 +70,14 @@ class PaperRoute:
             assert self.held.pop(sequence, None) is not None, f"sequence {sequence} was dropped twice"
         assert unpack_step(pack_step(step)) == step, "a worker would read another step"
         self.tables.apply(step)
+        assert self.limits.ahead or not step.open_runs, "a token was sent before it was drawn"
+        step = step.filled([self.drawn[step.runs[place].sequence] for place in step.open_runs])
         for run in step.runs:
             self._write(run)
         assert len(self.tables) == len(self.held)
-        return Result(step.number, [self._outcome(run, failing) for run in step.runs if run.outputs], [])
+        outcomes = [self._outcome(run, failing) for run in step.runs if run.outputs]
+        self.drawn = {outcome.sequence: max(0, outcome.token) for outcome in outcomes}
+        return Result(step.number, outcomes, [])
 
     def _write(self, run):
         if run.sequence not in self.held:

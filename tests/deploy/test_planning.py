@@ -171,10 +171,10 @@ def test_what_is_aimed_at_is_said_and_several_routes_are_shown(cluster, tmp_path
     words, saved = ["plan", "smollm2", "--fleet", "trio", "--goal", "throughput"], tmp_path / "plan.yaml"
     shown = cluster(*words, "--save", str(saved), "--html", str(tmp_path / "plan.html"))
     assert "Goal: throughput, most tokens per second of many requests." in shown.stdout
-    assert "2 routes side by side" in " ".join(shown.stdout.split()) and "route 2: " in shown.stdout
+    assert "3 routes side by side" in " ".join(shown.stdout.split()) and "route 2: " in shown.stdout
     assert shown.stderr == f"next: cluster serve smollm2 --fleet trio --plan {saved}\n"
     report = planned(cluster(*words, "--json"))
-    assert report["goal"] == "throughput" and len(report["plan"]["routes"]) == 2
+    assert report["goal"] == "throughput" and len(report["plan"]["routes"]) == 3
     alone = planned(cluster("plan", "smollm2", "--fleet", "trio", "--json"))
     assert report["predicted"]["tokens_per_second"] > alone["predicted"]["tokens_per_second"]
     again = planned(cluster("plan", "smollm2", "--fleet", "trio", "--plan", str(saved), "--json"))

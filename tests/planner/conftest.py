@@ -32,3 +32,21 @@ def brute_force():
 @pytest.fixture
 def smollm2(homes):
     return homes.model(30, vocab=49152, hidden=576, ffn=1536, heads=9, kv_heads=3, head_dim=64, tied_head=True)
+
+
+@pytest.fixture(scope="session")
+def prima_testbed():
+    """PRIMA.CPP's machines, models and measurements."""
+    return _beside("prima_testbed")
+
+
+@pytest.fixture(scope="session")
+def prima_rows(prima_testbed):
+    """The rows of PRIMA.CPP's table as plans."""
+    return _beside("prima_rows")
+
+
+@pytest.fixture(scope="session")
+def prima_predicted(prima_rows):
+    """ms per token of PRIMA.CPP's table as predicted, by size and row."""
+    return prima_rows.predicted()

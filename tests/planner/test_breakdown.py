@@ -121,7 +121,8 @@ def test_replicas_add_up(homes):
     routes = [homes.plan(homes.stage(name, homes.EMBEDDING, range(4), homes.HEAD)).routes[0] for name in "ab"]
     one, both = (predict(replace(homes.plan(), routes=tuple(some)), home, spec, GOAL) for some in (routes[:1], routes))
     assert both.time_per_token == one.time_per_token
-    assert one.tokens_per_second < both.tokens_per_second < 2 * one.tokens_per_second, "b is a hop away"
+    # b is a hop away; but a node alone goes on with what it has drawn.
+    assert both.tokens_per_second == pytest.approx(2 * one.tokens_per_second)
 
 
 # Streamed layers ------------------------------------------------------------------------------------------------------

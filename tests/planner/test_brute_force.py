@@ -6,7 +6,9 @@ from math import inf
 import pytest
 
 from potluck.deploy.remedies import solved
+from potluck.planner.capacity import least_seconds
 from potluck.planner.executable import executable_stages
+from potluck.planner.group_bound import least_seconds_of_groups
 from potluck.planner.hop_terms import cheapest_hops
 from potluck.planner.offers import Request
 from potluck.planner.places import Places
@@ -32,6 +34,15 @@ def kinds(fleet, plan):
     yield plan.proof.strategy
 
 
+def assert_bounded(proof, best, instance):
+    """No bound is above what is possible: `best` of plans of single nodes, `proof.seconds` of all."""
+    fleet, spec, goal = instance
+    places = Places(fleet, Request(spec, goal))
+    problem = Problem.over(fleet, Request(spec, goal), [places.node(node) for node in fleet.nodes])
+    assert least_seconds(problem) <= best * (1 + 1e-5)
+    assert max(proof.bound, least_seconds_of_groups(problem)) <= min(best, proof.seconds) * (1 + 1e-5)
+
+
 @pytest.mark.parametrize("part", range(10))
 def test_the_cost_is_that_of_brute_force(homes, brute_force, part):
     seen = Counter()
@@ -51,6 +62,7 @@ def test_the_cost_is_that_of_brute_force(homes, brute_force, part):
         validate(plan, fleet, spec)
         executable_stages(plan)
         assert plan.prediction.time_per_token == pytest.approx(plan.proof.seconds)
+        assert_bounded(plan.proof, best, (fleet, spec, goal))
         cost, streams = brute_force.sequential(plan), any("streams" in kind for kind in kinds(fleet, plan))
         # Brute force has every streamed layer apart; once in a while two of them together are a little quicker.
         assert cost <= best * (1 + 1e-5) and cost >= best * (1 - (0.02 if streams else 1e-5)), f"instance {seed}"

@@ -26,7 +26,7 @@ from potluck.planner.stage_seconds import stage_cost
 from potluck.planner.validate import PlanError, validate
 
 SPEEDS = st.sampled_from([0.5, 3.0, 10.0, 60.0])
-SOFTWARE = st.sampled_from([NONE, Software(1e-4, 2e-4, 3e-5, 4e-5)])
+SOFTWARE = st.sampled_from([NONE, Software(1e-4, 2e-4, 3e-5, 4e-5, 6e-5)])
 
 
 def once(plan, home, spec, goal, tokens=3):

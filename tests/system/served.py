@@ -58,7 +58,7 @@ class Served:
     def listening(self):
         """Wait until it serves; a client for it."""
         said = self.until("listening")
-        self.model = said["model"]
+        self.model, self.time_scale = said["model"], said["time_scale"]
         self.client = httpx.Client(base_url=said["url"], timeout=60)
         return self
 

@@ -146,7 +146,7 @@ def test_only_sampled_rows_reach_a_head_alone(tiny_model):
         (Step(1, [run(2, [5], [1])]), 0, None, "came after step 1"),
         (Step(2, [run(2, [5] * 17, [0])]), 0, None, "17 rows, more than the 16"),
         (Step(2, [run(2, [320], [1])]), 0, None, "token 320 of sequence 2"),
-        (Step(2, [run(2, [-1], [1])]), 0, None, "token -1 of sequence 2"),
+        (Step(2, [run(2, [-1], [1])]), 0, None, "sequence 2 is to go on with a token of the step before"),
         (Step(2, [structs.replace(run(2, [5], [1]), history=[999])]), 0, None, "token 999 of sequence 2"),
         (Step(2, [run(2, [5], [1])]), 0, torch.zeros(1, 64), "takes no hidden rows"),
     ],
