@@ -129,6 +129,7 @@ def replicas():
 
 def test_all_routes_are_drawn(replicas):
     assert len(replicas.plan.routes) == 3
+    assert replicas.routes[0].prediction.time_per_token == pytest.approx(replicas.prediction.time_per_token)
     parsed = outline(page(replicas))
     text = "".join(parsed.text)
     arrows = [attributes for tag, attributes in parsed.elements if tag == "path" and "marker-end" in attributes]
