@@ -31,6 +31,13 @@ class Answer:
         return self.plan.routes[0].stages
 
     @property
+    def routes(self) -> tuple[Answer, ...]:
+        """Every route, explained alone."""
+        if len(self.plan.routes) == 1:
+            return (self,)
+        return tuple(answer_of(route, self.fleet, self.spec, self.goal, self.origin) for route in self.plan.replicas)
+
+    @property
     def decode(self) -> Breakdown:
         """What the time per token is made of."""
         if self.prediction.decode is None:

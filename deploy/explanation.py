@@ -117,7 +117,7 @@ def _way_table(answer: Answer, spans: tuple[Span, ...]) -> Table:
     """The way of a token: each stage with its time, and the link it arrives over with the hop's."""
     table = titled(f"the way of a token{', first route' if len(answer.plan.routes) > 1 else ''}")
     add_figures(table, "")
-    add_words(table, "arrives from")
+    add_words(table, "arrives over")
     add_figures(table, "hop")
     add_words(table, "is computed on")
     add_figures(table, "time")
@@ -136,4 +136,4 @@ def _hop_cells(answer: Answer, hop: Span | None) -> tuple[str, str]:
     if hop is None:
         return "", ""
     link = answer.fleet.link(hop.node, hop.to)
-    return f"{hop.node} ({link_text(link)})", seconds_text(hop.seconds)
+    return f"{hop.node} -> {hop.to} ({link_text(link)})", seconds_text(hop.seconds)

@@ -49,10 +49,22 @@ class Row:
     slices: tuple[Slice, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RoutePart:
+    """A route as the page shows it: its time per token, the rows of its time line, its stages (nodes, what they hold,
+    time)."""
+
+    each: str
+    rows: tuple[Row, ...]
+    stages: tuple[tuple[str, str, str], ...]
+
+
 def page(answer: Answer) -> str:
     """The page, HTML in UTF-8."""
     environment = Environment(loader=PackageLoader("potluck.deploy", "."), autoescape=True, undefined=StrictUndefined)
-    spans, ring = token_spans(answer), ring_of(answer)
+    # One scale for all routes: the slowest fills it.
+    slowest = max(route.prediction.time_per_token for route in answer.routes)
+    works = dict.fromkeys(work for route in answer.routes for work in seconds_by(route))
     return environment.get_template("plan.html.jinja").render(
         model=answer.plan.model,
         dtype=answer.plan.dtype,
@@ -63,10 +75,10 @@ def page(answer: Answer) -> str:
         each=seconds_text(answer.prediction.time_per_token),
         sentences=sentences(answer),
         cards=[_card(answer, node) for node in answer.fleet.nodes],
-        ring=ring,
-        rows=list(_rows(answer, spans)),
-        works=[(work, WORDS[work]) for work in seconds_by(answer)],
-        stages=list(_stages(answer, spans)),
+        ring=ring_of(answer),
+        routes=[_route(route, slowest) for route in answer.routes],
+        slowest=seconds_text(slowest),
+        works=[(work, WORDS[work]) for work in works],
     )
 
 
@@ -104,20 +116,26 @@ def _slices(uses: list[tuple[str, str, int]], total: int) -> Iterator[Slice]:
         start += width
 
 
-def _rows(answer: Answer, spans: tuple[Span, ...]) -> Iterator[Row]:
-    """A row for each node, and one for the network."""
-    for node in answer.plan.nodes:
+def _route(route: Answer, total: float) -> RoutePart:
+    spans = token_spans(route)
+    return RoutePart(
+        seconds_text(route.prediction.time_per_token), tuple(_rows(route, spans, total)), tuple(_stages(route, spans))
+    )
+
+
+def _rows(route: Answer, spans: tuple[Span, ...], total: float) -> Iterator[Row]:
+    """A row for each node, and one for the network; `total` seconds wide."""
+    for node in route.plan.nodes:
         own = [span for span in spans if span.work != "transfer" and span.node == node]
         if own:
-            yield Row(node, tuple(_slice(answer, span) for span in own))
+            yield Row(node, tuple(_slice(route, span, total) for span in own))
     hops = [span for span in spans if span.work == "transfer"]
     if hops:
-        yield Row("network", tuple(_slice(answer, span) for span in hops))
+        yield Row("network", tuple(_slice(route, span, total) for span in hops))
 
 
-def _slice(answer: Answer, span: Span) -> Slice:
-    total = answer.prediction.time_per_token
-    return Slice(_span_label(answer, span), span.work, 100 * span.start / total, 100 * span.seconds / total)
+def _slice(route: Answer, span: Span, total: float) -> Slice:
+    return Slice(_span_label(route, span), span.work, 100 * span.start / total, 100 * span.seconds / total)
 
 
 def _span_label(answer: Answer, span: Span) -> str:

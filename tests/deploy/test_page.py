@@ -9,6 +9,7 @@ import pytest
 from potluck.deploy.answer import answer_of
 from potluck.deploy.fleet_files import read_fleet
 from potluck.deploy.page import page
+from potluck.deploy.tables import seconds_text
 from potluck.deploy.token_time import seconds_by, token_spans
 from potluck.models.shipped import shipped_spec
 from potluck.planner.goal import Goal
@@ -114,3 +115,50 @@ def test_one_machine_alone_has_no_hops():
     goal = Goal(dtype="bfloat16")
     parsed = outline(page(answer_of(solve(fleet, spec, goal), fleet, spec, goal)))
     assert not any("marker-end" in attributes for _, attributes in parsed.elements)
+
+
+@pytest.fixture(scope="module")
+def replicas():
+    """Three routes side by side: one over two nodes, two of a node each."""
+    spec, fleet = shipped_spec("Qwen/Qwen3-0.6B"), read_fleet("trio")
+    nodes = tuple(replace(node, devices=(replace(node.device, memory=8 << 30),)) for node in fleet.nodes)
+    home = replace(fleet, nodes=nodes)
+    goal = Goal(dtype="bfloat16", aim="throughput", solver="exact", kv_tokens=2048, batch=8)
+    return answer_of(solve(home, spec, goal), home, spec, goal)
+
+
+def test_all_routes_are_drawn(replicas):
+    assert len(replicas.plan.routes) == 3
+    assert replicas.routes[0].prediction.time_per_token == pytest.approx(replicas.prediction.time_per_token)
+    parsed = outline(page(replicas))
+    text = "".join(parsed.text)
+    arrows = [attributes for tag, attributes in parsed.elements if tag == "path" and "marker-end" in attributes]
+    hops = [
+        {(span.node, span.to) for span in token_spans(route) if span.work == "transfer"} for route in replicas.routes
+    ]
+    assert len(arrows) == sum(map(len, hops)) and sum(map(bool, hops)) >= 2
+    for number, (route, own) in enumerate(zip(replicas.routes, hops, strict=True), 1):
+        assert f"route {number}: {seconds_text(route.prediction.time_per_token)}" in text
+        assert all(f"route {number}: {source} to {target}: " in text for source, target in own)
+    assert [tag for tag, _ in parsed.elements].count("tr") == 1 + sum(len(one.stages) for one in replicas.routes)
+    lanes = [attributes for tag, attributes in parsed.elements if attributes.get("class") == "lane"]
+    assert len(lanes) == len(replicas.plan.nodes) + sum(map(bool, hops))
+
+
+def test_time_lines_of_routes_have_one_scale(replicas):
+    """The slowest route's fills its frame; the others end where theirs does."""
+    slowest = max(route.prediction.time_per_token for route in replicas.routes)
+    works = {work for route in replicas.routes for work in seconds_by(route)}
+    bars = [
+        [float(number) for number in re.findall(r"([0-9.]+)%", attributes["style"])]
+        for tag, attributes in outline(page(replicas)).elements
+        if tag == "i" and "style" in attributes and attributes["class"] in works
+    ]
+    ends = sorted({round(start + width, 1) for start, width in bars})
+    expected = [100 * route.prediction.time_per_token / slowest for route in replicas.routes]
+    assert ends[-1] == pytest.approx(100.0, abs=0.1)
+    assert all(any(abs(end - one) < 0.2 for end in ends) for one in expected)
+
+
+def test_one_route_has_no_number(answer):
+    assert "route 1" not in page(answer)
