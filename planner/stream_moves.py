@@ -18,6 +18,18 @@ def most_kept(place: Place, layers: int, ends: Ends = ()) -> int:
     return min(layers - 1, free // holder.layer_weights - 1)
 
 
+def kept_by_window(layout: Layout, problem: Problem) -> dict[int, int]:
+    """How many layers stay in the places that stream: as many as leave room for those of one window that do not."""
+    kept: dict[int, int] = {}
+    for number, count in layout.counts.items():
+        place, ends = problem.places[number], layout.ends(number)
+        if count > place.room(ends):
+            most = most_kept(place, count, ends)
+            fitting = (stay for stay in range(most, -1, -1) if most + 1 - stay >= -(-(count - stay) // layout.rounds))
+            kept[number] = next(fitting, 0)
+    return kept
+
+
 def moved_layouts(found: Found) -> Iterator[Layout]:
     """Those that fit, what changes least first."""
     layout, problem = replace(found.layout, runs={}), found.problem
@@ -70,7 +82,8 @@ def _turned(layout: Layout, problem: Problem) -> Iterator[Layout]:
 
 
 def _kept_as_fits(layout: Layout, problem: Problem) -> Iterator[Layout]:
-    """The layout with as much staying as fits, and with one layer less; nothing where something does not fit."""
+    """The layout with as much staying as fits, with one layer less, and with room for a window; nothing where something
+    does not fit."""
     if not set(problem.required(layout.rounds)) <= set(layout.order):
         return
     if problem.most is not None and len(layout.used) > problem.most:
@@ -79,9 +92,11 @@ def _kept_as_fits(layout: Layout, problem: Problem) -> Iterator[Layout]:
     if min(most.values()) < 0 or any(problem.places[number].share < 1 for number in layout.used):
         return
     streaming = {number: most[number] for number in layout.order if most[number] < layout.counts[number]}
-    for less in (0, 1) if streaming else ():
-        kept: Mapping[int, int] = {number: max(0, count - less) for number, count in streaming.items()}
-        yield replace(layout, kept=kept)
+    less: Mapping[int, int] = {number: max(0, count - 1) for number, count in streaming.items()}
+    tried = [streaming, less, kept_by_window(layout, problem)] if streaming else []
+    for number, kept in enumerate(tried):
+        if kept not in tried[:number]:
+            yield replace(layout, kept=kept)
 
 
 def most_that_stay(layout: Layout, problem: Problem, number: int) -> int:
