@@ -4,6 +4,7 @@ Reads a line of JSON for each, {"words", "out", "err"}, and answers with the exi
 fork of the tests' process would have their threads' locks.
 """
 
+import gc
 import json
 import os
 import signal
@@ -28,6 +29,8 @@ def become(words, out, err):
     sys.argv = ["cluster", *words]
 
 
+# A fork's end would look through all that was imported, and so copy it: 0.8 s a command instead of 0.3.
+gc.freeze()
 for line in sys.stdin:
     child = os.fork()
     if not child:
