@@ -5,6 +5,9 @@ ARGS ?=
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+# What pytest exits with where no test is chosen.
+NO_TESTS := 5
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 # Where torch's CPU builds are, for Linux machines without an NVIDIA driver; docs/install.md says how to choose others.
@@ -44,11 +47,12 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 serve: setup
 	$(BIN)/cluster serve $(MODEL) --fleet $(FLEET) $(ARGS)
 
-test: setup-dev
-	$(BIN)/python -m pytest -m "not exhaustive" $(ARGS)
-
-test-all: setup-dev
-	$(BIN)/python -m pytest $(ARGS)
+test: CHOSEN = not exhaustive and
+test test-all: setup-dev
+	@echo "First the tests that may run side by side, then the others one after the other."
+	@$(PYTEST) -n logical --maxprocesses 8 --dist worksteal -m "$(CHOSEN) side_by_side" $(ARGS); beside=$$?; \
+	$(PYTEST) -m "$(CHOSEN) not side_by_side" $(ARGS); alone=$$?; \
+	case "$$beside $$alone" in "0 0" | "0 $(NO_TESTS)" | "$(NO_TESTS) 0") ;; *) exit 1 ;; esac
 
 check: setup-dev
 	$(BIN)/ruff check .

@@ -26,11 +26,26 @@ settings.register_profile("random", derandomize=False, deadline=None, print_blob
 settings.load_profile("fixed")
 
 
+# What is tested here computes by itself.
+SIDE_BY_SIDE = ["planner", "models", "kernels"]
+SIDE_BY_SIDE += [f"deploy/test_{name}.py" for name in ("emulate", "page", "planning", "token_time")]
+SIDE_BY_SIDE += [
+    f"worker/test_{name}.py"
+    for name in ("captured_decode", "gpu_shard", "group_real", "quantized_shard", "sampler_draw", "shard_models")
+]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test marked `pairwise`, leave to `exhaustive` the cases whose every pair of values other cases have, too."""
+    """Mark the tests of some places as `side_by_side`, and of a `pairwise` test the cases that are `exhaustive`.
+
+    These are the cases whose every pair of values other cases have, too.
+    """
     groups = {}
     for item in items:
+        place = item.path.relative_to(Path(__file__).parent)
+        if any(place.is_relative_to(path) for path in SIDE_BY_SIDE):
+            item.add_marker("side_by_side")
         if item.get_closest_marker("pairwise"):
             groups.setdefault(item.function, []).append(item)
     for cases in groups.values():

@@ -1,7 +1,6 @@
 """`cluster plan` before anything is downloaded or bought, and `cluster catalogue`: as people type them."""
 
 import json
-import re
 
 import pytest
 
@@ -201,25 +200,6 @@ def test_the_catalogue_is_listed(cluster):
     shown = cluster("catalogue").stdout
     assert all(name in shown for name in (*report["machines"], *report["links"]))
     assert "lists them all" in refused(cluster("catalogue", "nosuch"))
-
-
-def test_this_machine_is_measured_once(cluster, tmp_path):
-    words = ["--local", "--threads", "1", "--cache", tmp_path]
-    told = cluster("profile", *words, "--json")
-    first, again = planned(told), planned(cluster("nodes", *words, "--json"))
-    for node in (*first["nodes"].values(), *again["nodes"].values()):
-        # Free memory is read anew.
-        assert node.pop("memory") and node.pop("swap_free", None) != 0
-    assert again == first
-    (node,) = first["nodes"].values()
-    assert {"flops", "memory_bandwidth", "memory_total", "formats", "layer_overhead", "cores"} <= set(node)
-    (tmp_path / "fleet.yaml").write_text(told.stdout)
-    shown = cluster("nodes", *words).stdout
-    assert "* requests arrive here; measured 0 minutes ago" in shown
-    for text in (shown, cluster("nodes", "--fleet", tmp_path / "fleet.yaml").stdout):
-        assert re.search(r"GB/s, GFLOPS[\s\S]*Q4_0 +[0-9.]+, [0-9.]+", text) and "software, a layer" in text
-    report = planned(cluster("plan", "smollm2", "--add", "m4-16gb", *words, "--json"))
-    assert set(report["nodes"]) == {*first["nodes"], "m4-16gb"}
 
 
 def test_what_a_plan_made_by_hand_or_its_kv_would_override_is_refused(cluster, tmp_path):

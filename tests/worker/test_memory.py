@@ -12,12 +12,18 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A worker's cache, where the shards of one test are those of the next."""
+    return tmp_path_factory.mktemp("memory")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "quantized"])
-def test_weights_are_files_and_the_rest_is_small(processes, smollm2_path, tmp_path, dtype):
+def test_weights_are_files_and_the_rest_is_small(processes, smollm2_path, cache, dtype):
     if not packed.has_vectors():
         pytest.skip("weights are mapped, but torch packs its own copy of them")
     model = processes.Model(smollm2_path)
-    with processes.running(processes.Worker("a", tmp_path)) as (worker,):
+    with processes.running(processes.Worker("a", cache / dtype)) as (worker,):
         loaded = worker.load(model.whole(1, worker, dtype=dtype, kv_blocks=128))[-1]
         with processes.client(1, worker) as client:
             client.generate([5, 9, 17, 33, 2, 8] * 8, 4)
@@ -29,15 +35,15 @@ def test_weights_are_files_and_the_rest_is_small(processes, smollm2_path, tmp_pa
     assert status.streamed_bytes == 0
 
 
-def test_streamed_layers_are_read_once_per_step_and_not_kept(processes, smollm2_path, tmp_path):
+def test_streamed_layers_are_read_once_per_step_and_not_kept(processes, smollm2_path, cache):
     """20 of 30 layers through memory for 5: the text is that of resident weights."""
     model, prompt, steps = processes.Model(smollm2_path), [5, 9, 17, 33, 2, 8], 6
-    with processes.running(processes.Worker("a", tmp_path)) as (worker,):
+    with processes.running(processes.Worker("a", cache / "float32")) as (worker,):
         worker.load(model.whole(1, worker))
         with processes.client(1, worker) as client:
             tokens = client.generate(prompt, steps)
         worker.release(1)
-        layer = next((tmp_path / "a" / "shards").rglob("layer-010*.shard")).stat().st_size
+        layer = next((cache / "float32" / "a" / "shards").rglob("layer-010*.shard")).stat().st_size
         windows = [
             pb.Window(stage=0, embedding=True, end_layer=10, next_nodes=["a"]),
             pb.Window(stage=1, first_layer=10, end_layer=30, head=True, streamed=True),
@@ -68,15 +74,15 @@ def by_turns(kept, streamed, turns):
     return windows
 
 
-def test_a_window_of_one_layer_and_layers_that_lie_apart(processes, smollm2_path, tmp_path):
+def test_a_window_of_one_layer_and_layers_that_lie_apart(processes, smollm2_path, cache):
     """As the planner lays them: ten of 30 layers, each after two that stay, through room for one."""
     model, prompt, steps = processes.Model(smollm2_path), [5, 9, 17, 33, 2, 8], 6
-    with processes.running(processes.Worker("a", tmp_path)) as (worker,):
+    with processes.running(processes.Worker("a", cache / "float32")) as (worker,):
         worker.load(model.whole(1, worker))
         with processes.client(1, worker) as client:
             tokens = client.generate(prompt, steps)
         worker.release(1)
-        layer = next((tmp_path / "a" / "shards").rglob("layer-010*.shard")).stat().st_size
+        layer = next((cache / "float32" / "a" / "shards").rglob("layer-010*.shard")).stat().st_size
         worker.load(model.assignment(2, by_turns(2, 1, 10), [worker], stream_bytes=layer))
         with processes.client(2, worker) as client:
             assert client.generate(prompt, steps) == tokens
