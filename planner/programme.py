@@ -23,6 +23,9 @@ _OPTIONS: Mapping[str, bool | int | float | str] = {
     "mip_abs_gap": 1e-7,
     "mip_feasibility_tolerance": _FEASIBLE,
     "primal_feasibility_tolerance": _FEASIBLE,
+    # Programmes this small are solved sooner without: by a quarter, over 160 of those of fleets of 8 and 32 nodes.
+    "mip_allow_restart": False,
+    "mip_heuristic_run_feasibility_jump": False,
 }
 
 
