@@ -19,17 +19,13 @@ Piece = tuple[Part | TensorKey, Range]
 
 @dataclass(frozen=True, slots=True)
 class ShareSize:
-    """A share of a part: which range of its axis, bytes by tensor, KV bytes of a token, and of which heads."""
+    """A share of a part: which range of its axis, bytes in all and by tensor, KV bytes of a token, of which heads."""
 
     held: Range
+    weights: int
     tensors: Mapping[TensorKey, int]
     kv: int
     kv_heads: Range
-
-    @property
-    def weights(self) -> int:
-        """Bytes of all its tensors."""
-        return sum(self.tensors.values())
 
     def pieces(self, part: Part) -> dict[Piece, int]:
         """The bytes of what counts once, of a part that is like this one."""
@@ -59,7 +55,7 @@ class PartSizes:
         shapes = {key: output if key.role is Role.O else local for key in keys_of(spec, part)}
         tensors = {key: tensor_bytes(shape, key, *self.compute) for key, shape in shapes.items()}
         heads = kv_heads(spec, query_heads(spec, share)) if part.kind is PartKind.ATTENTION else (0, 0)
-        return ShareSize(held, tensors, kv_bytes_per_token(local, dtype), heads)
+        return ShareSize(held, sum(tensors.values()), tensors, kv_bytes_per_token(local, dtype), heads)
 
 
 # Whoever solves predicts plans of the same model by the hundred.
