@@ -15,7 +15,7 @@ from math import inf
 from potluck.planner.hop_terms import cheapest_hops, exact_hops
 from potluck.planner.layout import Layout
 from potluck.planner.problem import Found, Problem, Search
-from potluck.planner.programme import Answer, Terms
+from potluck.planner.programme import Answer, Effort, Terms
 from potluck.planner.ring_columns import Room
 from potluck.planner.ring_programme import RingProgramme
 from potluck.planner.smoothing import smoothed
@@ -23,7 +23,10 @@ from potluck.planner.stream_moves import kept_by_window
 from potluck.planner.tour import MOST_EXACT, Tour
 
 _CLOSE, _CLOSER = 1 + 1e-6, 1 - 1e-9
-_MOST_BRANCHES = 20_000
+_EXACT = Effort(20_000)
+# For what bounds nothing: a limit, and what is found over some places of a larger fleet. With all effort, 64 places
+# took 20 s for half a percent.
+_ROUGH = Effort(200, 1e-3)
 # A larger fleet is first thinned out: to the places that the relaxed programme uses most, and the quickest.
 MOST_WHOLE = 64
 _MOST_USED, _MOST_QUICK = 32, 16
@@ -54,16 +57,19 @@ def loosely(problem: Problem, rounds: int, limit: float, room: Room = "none") ->
         return None
     if len(problem.places) > MOST_WHOLE:
         return _thinned(problem, rounds, limit, room)
-    known = limit < inf
-    ring = RingProgramme(problem, rounds, limit if known else _most_seconds(problem, rounds), room)
-    answer = _solved(ring, cheapest_hops)
+    if limit == inf:
+        # Tolerances are as fine as the limit is low.
+        rough = _loosely(problem, (rounds, room), _most_seconds(problem, rounds), _ROUGH)
+        return _loosely(problem, (rounds, room), rough.found.seconds, _EXACT) or rough if rough else None
+    return _loosely(problem, (rounds, room), limit, _EXACT)
+
+
+def _loosely(problem: Problem, kind: tuple[int, Room], limit: float, effort: Effort) -> Loose | None:
+    ring = RingProgramme(problem, kind[0], limit, kind[1])
+    answer = _solved(ring, cheapest_hops, effort)
     if answer is None:
         return None
-    found = _found(ring, answer)
-    # Tolerances are as fine as the limit is low.
-    if not known:
-        return loosely(problem, rounds, found.seconds, room)
-    return Loose(found, ring, ring.seconds(answer.bound), len(problem.places) <= MOST_EXACT)
+    return Loose(_found(ring, answer), ring, ring.seconds(answer.bound), len(problem.places) <= MOST_EXACT)
 
 
 def _thinned(problem: Problem, rounds: int, limit: float, room: Room) -> Loose | None:
@@ -83,7 +89,8 @@ def _thinned(problem: Problem, rounds: int, limit: float, room: Room) -> Loose |
     by_room = sorted(numbers, key=lambda number: problem.places[number].layer_seconds / problem.places[number].most())
     by_use = sorted(numbers, key=used, reverse=True)[:_MOST_USED]
     chosen = {*problem.required(rounds), *by_use, *by_speed[:_MOST_QUICK], *by_room[:_MOST_QUICK]}
-    loose = loosely(problem.narrowed(sorted(chosen)[:MOST_WHOLE]), rounds, limit, room)
+    over = problem.narrowed(sorted(chosen)[:MOST_WHOLE])
+    loose = _loosely(over, (rounds, room), limit if limit < inf else _most_seconds(over, rounds), _ROUGH)
     return replace(loose, bound=ring.seconds(relaxed.bound), few=False) if loose else None
 
 
@@ -104,9 +111,9 @@ def tightened(loose: Loose, best: Found) -> Search:
     return Search(nearest, max(bound, exact))
 
 
-def _solved(ring: RingProgramme, hops: Callable[[RingProgramme], Terms]) -> Answer | None:
+def _solved(ring: RingProgramme, hops: Callable[[RingProgramme], Terms], effort: Effort = _EXACT) -> Answer | None:
     ring.set_aim(hops(ring))
-    return ring.programme.minimise(_MOST_BRANCHES)
+    return ring.programme.minimise(effort)
 
 
 def _found(ring: RingProgramme, answer: Answer) -> Found:
