@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 from math import inf
 
-from potluck.planner.capacity import least_seconds
+from potluck.planner.capacity import able_places, least_alone, least_between, least_seconds
 from potluck.planner.divisions import Division, Set, divisions, moves_of
 from potluck.planner.goal import Aim
 from potluck.planner.objective import cost_of, objective
@@ -24,9 +25,10 @@ from potluck.planner.strategy_single import single
 
 # 52 divisions of 31 sets are a second of programmes; six places have 203 of 63.
 _MOST_DIVIDED = 5
-# Of more places, so many moves are tried; each is one or two programmes.
-_MOST_MOVED = 24
+# Of more places, so many moves are tried, each one or two programmes: those of so many that promise most.
+_MOST_MOVED, _MOST_RANKED = 8, 128
 _CLOSER = 1 - 1e-9
+_RARE = 1e-12
 # Of a division's routes, so many of the quickest are tried as that of a lone user.
 _MOST_FIRST = 3
 
@@ -64,11 +66,21 @@ class _Joining:
         self._problem = problem
         self._required = {problem.places[number].name for number in problem.required()}
         self._route = cache(lambda chosen, aim: _route(problem, chosen, aim))
+        self._least = cache(lambda chosen: _least(problem, chosen))
 
     def best_of(self, tried: Iterable[Division]) -> _Together | None:
         """The best of some divisions. Places of sets that hold no model stay unused."""
         found = (joined for division in tried for joined in self._joined(division))
         return min(found, key=lambda one: one.seconds, default=None)
+
+    def promising(self, division: Division) -> Iterator[Division]:
+        """The moves of a division, those first that could cost least."""
+        yield from sorted(islice(moves_of(division), _MOST_RANKED), key=self.least)
+
+    def least(self, division: Division) -> float:
+        """What a division cannot cost less than."""
+        alone, next_ = zip(*(self._least(tuple(sorted(one))) for one in division), strict=True)
+        return cost_of(min(alone), 1 / max(sum(1 / one for one in next_), _RARE), self._problem.request.goal)
 
     def found(self, best: _Together) -> Found:
         """As a plan with its prediction."""
@@ -98,6 +110,13 @@ class _Joining:
             yield _Together(cost_of(_alone(ordered[0]), 1 / rate, self._problem.request.goal), ordered)
 
 
+def _least(problem: Problem, chosen: Set) -> tuple[float, float]:
+    """What a token over some places cannot take less than, and the time between tokens."""
+    over = problem.narrowed(chosen)
+    able = able_places(over)
+    return least_alone(over, able), least_between(able, over, whole=True)
+
+
 def _alone(found: Found) -> float:
     return found.plan.prediction.time_per_token if found.plan.prediction else inf
 
@@ -122,12 +141,14 @@ def _route(problem: Problem, chosen: Set, aim: Aim) -> Found | None:
 
 def _improved(joining: _Joining, division: Division) -> _Together | None:
     """A division improved by moving one place at a time while that helps."""
-    best, moves = joining.best_of([division]), moves_of(division)
+    best, moves = joining.best_of([division]), joining.promising(division)
     for _ in range(_MOST_MOVED if best else 0):
         moved = next(moves, None)
-        other = joining.best_of([moved]) if moved else None
-        if moved and other and best and other.seconds < best.seconds * _CLOSER:
-            best, moves = other, moves_of(moved)
+        if best is None or moved is None or joining.least(moved) >= best.seconds:
+            break
+        other = joining.best_of([moved])
+        if other and other.seconds < best.seconds * _CLOSER:
+            best, moves = other, joining.promising(moved)
     return best
 
 
