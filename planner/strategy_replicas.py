@@ -26,9 +26,9 @@ from potluck.planner.strategy_single import single
 # 52 divisions of 31 sets are a second of programmes; six places have 203 of 63.
 _MOST_DIVIDED = 5
 # Of more places, so many moves are tried, each one or two programmes: those of so many that promise most.
-_MOST_MOVED, _MOST_RANKED = 8, 128
+_MOST_MOVED, _MOST_RANKED = 12, 128
 _CLOSER = 1 - 1e-9
-_RARE = 1e-12
+_RARE, _LIKELY = 1e-12, 1.5
 # Of a division's routes, so many of the quickest are tried as that of a lone user.
 _MOST_FIRST = 3
 
@@ -66,12 +66,16 @@ class _Joining:
         self._problem = problem
         self._required = {problem.places[number].name for number in problem.required()}
         self._route = cache(lambda chosen, aim: _route(problem, chosen, aim))
-        self._least = cache(lambda chosen: _least(problem, chosen))
+        self._least = cache(lambda chosen: _least(problem.narrowed(chosen)))
 
-    def best_of(self, tried: Iterable[Division]) -> _Together | None:
-        """The best of some divisions. Places of sets that hold no model stay unused."""
-        found = (joined for division in tried for joined in self._joined(division))
-        return min(found, key=lambda one: one.seconds, default=None)
+    def best_of(self, tried: Iterable[Division], limit: float = inf) -> _Together | None:
+        """The best of some divisions that costs less than the limit. Places of sets that hold no model stay unused."""
+        best: _Together | None = None
+        for division in tried:
+            for joined in self._joined(division, best.seconds if best else limit):
+                if joined.seconds < (best.seconds if best else limit):
+                    best = joined
+        return best
 
     def promising(self, division: Division) -> Iterator[Division]:
         """The moves of a division, those first that could cost least."""
@@ -90,7 +94,7 @@ class _Joining:
         seconds = objective(prediction, request.goal)
         return Found(replace(plan, prediction=prediction), seconds, first.problem, first.layout, best.routes)
 
-    def _joined(self, division: Division) -> Iterator[_Together]:
+    def _joined(self, division: Division, limit: float) -> Iterator[_Together]:
         """The routes that give most together; with a part for a lone user, also with one of the quickest quicker."""
         sets = [tuple(sorted(one)) for one in division]
         busy = {one: route for one in sets if (route := self._route(one, "throughput"))}
@@ -99,22 +103,28 @@ class _Joining:
         yield from self._together(list(busy.values()))
         quickest = sorted(busy, key=lambda one: _alone(busy[one]))[:_MOST_FIRST]
         for first in quickest if self._problem.request.goal.aim == "balanced" else ():
-            quick = self._route(first, "balanced")
-            yield from self._together([*([quick] if quick else []), *(busy[one] for one in busy if one != first)])
+            others = [busy[one] for one in busy if one != first]
+            alone, next_ = self._least(first)
+            if cost_of(alone, 1 / (_rate(others) + 1 / next_), self._problem.request.goal) < limit:
+                quick = self._route(first, "balanced")
+                yield from self._together([*([quick] if quick else []), *others])
 
     def _together(self, routes: Sequence[Found]) -> Iterator[_Together]:
         """Some routes, if all who must have a layer have one. Their tokens per second add up."""
         ordered = tuple(sorted(routes, key=_alone))
         if not self._required or self._required <= {node for one in ordered for node in one.plan.nodes}:
-            rate = sum(one.plan.prediction.tokens_per_second for one in ordered if one.plan.prediction)
-            yield _Together(cost_of(_alone(ordered[0]), 1 / rate, self._problem.request.goal), ordered)
+            seconds = cost_of(_alone(ordered[0]), 1 / _rate(ordered), self._problem.request.goal)
+            yield _Together(seconds, ordered)
 
 
-def _least(problem: Problem, chosen: Set) -> tuple[float, float]:
-    """What a token over some places cannot take less than, and the time between tokens."""
-    over = problem.narrowed(chosen)
-    able = able_places(over)
-    return least_alone(over, able), least_between(able, over, whole=True)
+def _least(problem: Problem) -> tuple[float, float]:
+    """What a token cannot take less than, and the time between tokens."""
+    able = able_places(problem)
+    return least_alone(problem, able), least_between(able, problem, whole=True)
+
+
+def _rate(routes: Iterable[Found]) -> float:
+    return sum(one.plan.prediction.tokens_per_second for one in routes if one.plan.prediction)
 
 
 def _alone(found: Found) -> float:
@@ -131,12 +141,15 @@ def _route(problem: Problem, chosen: Set, aim: Aim) -> Found | None:
         return None
     request = problem.request
     aimed = replace(problem, request=replace(request, goal=replace(request.goal, aim=aim)))
-    over, best = aimed.narrowed(chosen), None
-    for strategy in (single, pipeline):
-        search = strategy(over, best.seconds if best else inf)
-        if search.best and (best is None or search.best.seconds < best.seconds):
-            best = search.best
-    return best
+    over = aimed.narrowed(chosen)
+    best = single(over, inf).best
+    limit = best.seconds if best else inf
+    # A limit that most pipelines keep spares the programme that finds one.
+    likely = _LIKELY * cost_of(*_least(over), aimed.request.goal)
+    found = pipeline(over, min(likely, limit)).best
+    if not found and likely < limit:
+        found = pipeline(over, limit).best
+    return min((one for one in (best, found) if one), key=lambda one: one.seconds, default=None)
 
 
 def _improved(joining: _Joining, division: Division) -> _Together | None:
@@ -146,8 +159,7 @@ def _improved(joining: _Joining, division: Division) -> _Together | None:
         moved = next(moves, None)
         if best is None or moved is None or joining.least(moved) >= best.seconds:
             break
-        other = joining.best_of([moved])
-        if other and other.seconds < best.seconds * _CLOSER:
+        if other := joining.best_of([moved], best.seconds * _CLOSER):
             best, moves = other, joining.promising(moved)
     return best
 
