@@ -7,7 +7,7 @@ that stream, or for who asks for them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 
 from potluck.planner.problem import Found, Problem, Search
@@ -15,6 +15,9 @@ from potluck.planner.ring_columns import rounds_to_try
 from potluck.planner.ring_enumeration import are_few, best_of_all
 from potluck.planner.ring_search import MOST_WHOLE, Loose, best_ring, loosely, tightened
 from potluck.planner.stream_search import refined
+
+# Of so many numbers of rounds, the best ring is improved step by step.
+_MOST_REFINED = 2
 
 
 def pipeline(problem: Problem, limit: float) -> Search:
@@ -43,19 +46,21 @@ def streamed_ring(problem: Problem, limit: float) -> Search:
 
 def _searched(problem: Problem, limit: float) -> tuple[Found | None, float]:
     """The best of the programmes' rings, improved, and what no ring can cost less than."""
-    best: Found | None = None
+    found: dict[int, Found] = {}
     loose: list[Loose] = []
     for rounds in rounds_to_try(problem.layers):
-        one = loosely(problem, rounds, _least(limit, best), "layer")
+        one = loosely(problem, rounds, _least(limit, found), "layer")
         loose += [one] if one else []
-        best = _better(best, one.found if one else None)
+        _keep(found, one.found if one else None)
     for one in sorted(loose, key=lambda one: one.bound) if len(problem.places) <= MOST_WHOLE else ():
-        if one.bound < _least(limit, best):
-            best = _better(best, best_ring(problem, one.ring.rounds, _least(limit, best), "window").best)
-    return _raised(loose, refined(best) if best else None, limit)
+        if one.bound < _least(limit, found):
+            _keep(found, best_ring(problem, one.ring.rounds, _least(limit, found), "window").best)
+    promising = sorted(found.values(), key=lambda one: one.seconds)[:_MOST_REFINED]
+    best = min(map(refined, promising), key=lambda one: one.seconds, default=None)
+    return _raised(loose, best)
 
 
-def _raised(loose: Sequence[Loose], best: Found | None, limit: float) -> tuple[Found | None, float]:
+def _raised(loose: Sequence[Loose], best: Found | None) -> tuple[Found | None, float]:
     """The best, and the least of the bounds, which is raised by exact hops as long as one can be that is least."""
     bounds = {one.ring.rounds: one.bound for one in loose}
     open_ = {one.ring.rounds: one for one in loose}
@@ -65,17 +70,17 @@ def _raised(loose: Sequence[Loose], best: Found | None, limit: float) -> tuple[F
             break
         search = tightened(open_.pop(rounds), best)
         bounds[rounds] = search.bound
-        better = _better(best, search.best)
-        best = refined(better) if better and better is not best else best
+        if search.best and search.best.layout.kept and search.best.seconds < best.seconds:
+            best = refined(search.best)
     return best, min(bounds.values(), default=inf)
 
 
-def _better(best: Found | None, other: Found | None) -> Found | None:
-    """The better of the best and another that streams."""
-    if other is None or not other.layout.kept or (best and best.seconds <= other.seconds):
-        return best
-    return other
+def _keep(found: dict[int, Found], other: Found | None) -> None:
+    """Of rings that stream, the best of every number of rounds."""
+    if other and other.layout.kept:
+        rounds = other.layout.rounds
+        found[rounds] = min(found.get(rounds, other), other, key=lambda one: one.seconds)
 
 
-def _least(limit: float, best: Found | None) -> float:
-    return min(limit, best.seconds) if best else limit
+def _least(limit: float, found: Mapping[int, Found]) -> float:
+    return min((limit, *(one.seconds for one in found.values())))
