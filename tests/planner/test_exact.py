@@ -3,12 +3,15 @@
 import dataclasses
 import random
 import time
+from itertools import permutations
 from math import inf
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from potluck.models.quantize import with_quantization
+from potluck.models.shipped import shipped_spec
 from potluck.planner.fleet import Device, Fleet, Link, Node
 from potluck.planner.goal import Goal
 from potluck.planner.memory import NODE_OVERHEAD
@@ -180,15 +183,48 @@ def test_a_group_where_links_are_quick_and_a_pipeline_where_they_are_not(homes, 
     assert near.alternatives and near.alternatives[0].seconds > near.proof.seconds
 
 
-@pytest.mark.parametrize(("count", "most"), [(8, 3), (32, 15), (1000, 180)])
-def test_large_fleets_are_planned_in_time(homes, brute_force, count, most):
+# What is promised is a third: 8 nodes in 1 s, 32 in 5 s, 1,000 in a minute, of a processor that others use, too.
+DEADLINES = {8: 3, 32: 15, 1000: 180}
+
+
+def planned_in_time(fleet, spec, goal):
+    begun = time.process_time()
+    plan = solve(fleet, spec, goal)
+    assert time.process_time() - begun < DEADLINES[len(fleet.nodes)]
+    validate(plan, fleet, spec)
+    assert plan.proof.bound > 0
+    return plan.proof.gap
+
+
+@pytest.mark.parametrize(
+    ("count", "gaps"),
+    [
+        (8, {"latency": 0.1, "throughput": 0.1, "balanced": 0.1}),
+        (32, {"latency": 0.06, "throughput": 0.13, "balanced": 0.32}),
+        (1000, {"latency": 0.6, "balanced": 0.65}),
+    ],
+)
+def test_large_fleets_are_planned_in_time(homes, brute_force, count, gaps):
     rng = random.Random(count)
     spec = homes.model(80, vocab=32000, hidden=8192, ffn=28672, heads=64, kv_heads=8, head_dim=128)
     nodes = [brute_force.node(rng, f"n{index}", 16 * 2**30) for index in range(count)]
     links = {(a.name, b.name): Link(rng.uniform(1e-4, 4e-3), 1.25e8) for a in nodes[:40] for b in nodes[:40] if a != b}
     fleet = Fleet(tuple(nodes), nodes[0].name, Link(5e-4, 1.25e8), links, "home")
-    begun = time.process_time()
-    plan = solve(fleet, spec, Goal(dtype="bfloat16", kv_tokens=4096))
-    assert time.process_time() - begun < most
-    validate(plan, fleet, spec)
-    assert 0 <= plan.proof.gap < 0.6
+    for aim, most in gaps.items():
+        assert planned_in_time(fleet, spec, Goal(dtype="bfloat16", kv_tokens=4096, aim=aim)) < most, aim
+
+
+@pytest.mark.parametrize(("count", "most"), [(8, 0.12), (32, 0.35)])
+def test_quantised_models_are_planned_in_time_on_uneven_fleets(brute_force, count, most):
+    """Disks, links a thousand times apart, and quick ones, so that groups, rings and replicas are all of use."""
+    rng = random.Random(count)
+    spec = with_quantization(shipped_spec("meta-llama/Llama-3.3-70B-Instruct"), "int4")
+    nodes = [brute_force.node(rng, f"n{index}", rng.choice([4, 8, 16]) * 2**30) for index in range(count)]
+    links = {
+        (a.name, b.name): Link(rng.choice([1e-5, 3e-4, 3e-3, rng.uniform(0, 1e-2)]), rng.choice([1e7, 1.25e8, 1.25e9]))
+        for a, b in permutations(nodes, 2)
+        if rng.random() < 0.7
+    }
+    fleet = Fleet(tuple(nodes), nodes[0].name, Link(1e-3, 1.25e8), links, "home")
+    for aim in ("latency", "throughput", "balanced"):
+        assert planned_in_time(fleet, spec, Goal(dtype="quantized", kv_tokens=4096, aim=aim)) < most, aim
