@@ -32,13 +32,13 @@ class StageCost(GroupSums):
 
     def times(self, work: Pass) -> Times:
         """From when a stage's nodes have the rows until they have what comes out; nothing is read from disk."""
-        computed = together(_slowest(members, work).times(count) for members, count in self._alike.items())
+        computed = together(_slowest(members, work).times(count) for members, count in self._alike)
         return computed + self.sums(work) if self.stage.is_group else computed
 
     def computing(self, work: Pass) -> float:
         """Seconds that the slowest members compute, sums aside."""
         taken = 0.0
-        for members, count in self._alike.items():
+        for members, count in self._alike:
             # Most stages have one node, and simulations ask millions of times.
             one = len(members) == 1
             most = members[0].taken(work) if one else max(member.taken(work) for member in members)
@@ -46,9 +46,11 @@ class StageCost(GroupSums):
         return taken
 
     @cached_property
-    def _alike(self) -> dict[Members, int]:
-        # Layers of a model are mostly alike: a stage is as quick to work out as it has kinds of parts.
-        return Counter(self.parts)
+    def _alike(self) -> list[tuple[Members, int]]:
+        # Layers of a model are mostly alike: a stage is as quick to work out as it has kinds of parts. Those that are
+        # alike have the same costs, not only equal ones, and need no comparing.
+        known = {id(members): members for members in self.parts}
+        return [(known[one], count) for one, count in Counter(map(id, self.parts)).items()]
 
 
 def stage_cost(stage: Stage, setting: Setting) -> StageCost:

@@ -57,14 +57,14 @@ def cut_route(route: Route, kept: Mapping[NodeName, int], runs: Mapping[NodeName
     Every window streams its part, so that there is time to read between them; within a window it lies in so many
     `runs` (1), each after layers that stay.
     """
-    done = dict.fromkeys(kept, 0)
+    done, counts = dict.fromkeys(kept, 0), {name: _layers(route, name) for name in kept}
     stages: list[Stage] = []
     for stage in route.stages:
         name = stage.nodes[0]
         if name not in kept or stage.is_group:
             stages.append(stage)
             continue
-        layers = _layers(route, name)
+        layers = counts[name]
         before, after = (layers - kept[name]) * done[name] // layers, done[name] + len(stage.layers)
         done[name] = after
         stages += _cut(stage, (layers - kept[name]) * after // layers - before, (runs or {}).get(name, 1))
