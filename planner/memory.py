@@ -114,8 +114,9 @@ def steps_at_once(plan: Plan) -> int:
 def goes_ahead(plan: Plan) -> bool:
     """Whether a step may go out before the one that draws its tokens is back: where one stage runs everything.
 
-    It then waits there, and the engine's turn, and the way to it, take no time between tokens. The last one of a
-    sequence that ends by a token is computed for nothing; with layers from the disk that would be too long.
+    It then waits there, and the engine's turn, and the way to it, take no time between tokens, unless that is longer
+    than a step. The last one of a sequence that ends by a token is computed for nothing; with layers from the disk that
+    would be too long.
     """
     return all(len(route.stages) == 1 for route in plan.routes) and not streams(plan)
 
