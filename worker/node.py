@@ -20,6 +20,7 @@ import torch
 from potluck.kernels import packed
 from potluck.models.checkpoint import CheckpointError
 from potluck.models.open import UnsupportedModel, open_checkpoint
+from potluck.models.sizes import step_bytes
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.errors import FrameError, Refusal
 from potluck.proto.link import LinkTarget
@@ -36,6 +37,7 @@ from potluck.worker.fetch import Holder
 from potluck.worker.group import Group, SumTotals
 from potluck.worker.group_assignment import agreement_with
 from potluck.worker.hardware import node_fingerprint
+from potluck.worker.heap import give_back
 from potluck.worker.loading import Loader
 from potluck.worker.members import Members
 from potluck.worker.overlap import unpaced
@@ -130,11 +132,12 @@ class Node:
         share = replace(share, config=replace(share.config, gpu=self._config.gpu))
         with self._loading, self.epochs.loading(assignment.epoch):
             memory = ShardMemory(share.spec, share.windows, share.config)
-            self._check_memory(memory.held(assignment.stream_bytes))
+            self._check_memory(memory.held(assignment.stream_bytes) + step_bytes(share.spec, assignment.max_rows))
             members = self._members(assignment, share)
             shard = Shard(share.spec, share.windows, share.config, self._groups(share, members), self._pace)
             total = pb.LoadProgress(weight_bytes=memory.weights, kv_bytes=memory.kv)
             yield from _reported(lambda report: self._loader.load(assignment, share, shard, report), total)
+            give_back()
             self.epochs.add(self._epoch(assignment, shard, share, members))
             total.ready, total.activity = True, "ready"
             yield total

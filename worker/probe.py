@@ -20,6 +20,7 @@ from potluck.worker.device import CPU, device_memory
 from potluck.worker.disk_speed import DiskSpeed, measure_disk
 from potluck.worker.emulation import DescribedDevice, Emulation
 from potluck.worker.hardware import native_dtype
+from potluck.worker.heap import give_back
 from potluck.worker.kernel_speed import KernelBench, filled_pool, formats_here, in_turn, plain_encoding, pool_size
 from potluck.worker.layer_overhead import measure_layer_overhead
 
@@ -56,6 +57,7 @@ def measure_node(subject: Subject, request: pb.ProbeRequest, dtype: torch.dtype)
     begun = time.perf_counter()
     _add_speeds(reply, subject, request)
     _add_overheads(reply, subject, dtype)
+    give_back()
     reply.seconds = time.perf_counter() - begun
     return reply
 
