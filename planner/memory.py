@@ -20,7 +20,7 @@ NODE_OVERHEAD = 64 * 2**20  # that a node has for its worker at least
 # A worker that has served keeps 10 to 20 MiB more than it had when it measured what is free: links, page tables, the
 # heap; and takes as much while it builds shard files (SmolLM2, five plans one after the other).
 _KEPT = 32 * 2**20
-_ROWS = 512  # of a step
+_ROWS = 256  # of a step, unless somebody asks for others (`--max-rows`)
 
 _NO_KINDS: Mapping[NodeName, DeviceKind] = {}
 

@@ -91,8 +91,8 @@ def test_weights_in_a_format_know_no_short_rows(smollm2):
 def test_a_worker_is_given_more_for_the_rows_of_a_wide_model(smollm2, homes):
     assert worker_bytes(smollm2) == NODE_OVERHEAD > step_bytes(smollm2, 512)
     wide = homes.model(4, vocab=128256, hidden=4096, ffn=14336)
-    assert step_bytes(wide, 512) == 4 * (512 * (4 * 4096 + 3 * 14336) + 16 * 128256)
-    assert worker_bytes(wide) == step_bytes(wide, 512) + (32 << 20)
+    assert step_bytes(wide, 256) == 4 * (256 * (4 * 4096 + 3 * 14336) + 16 * 128256)
+    assert worker_bytes(wide) == step_bytes(wide, 256) + (32 << 20)
 
 
 def test_the_slower_of_streaming_and_multiplying_counts(smollm2):
