@@ -162,7 +162,7 @@ def test_wrong_fleet_files_are_told_with_the_line(cluster, tmp_path, text, says)
 
 
 def test_a_model_that_is_too_large_says_what_is_missing_and_what_is_enough(cluster):
-    said = refused(cluster("plan", LLAMA, "--fleet", "trio", "--no-streaming"))
+    said = refused(cluster("plan", LLAMA, "--fleet", "trio", "--kv-tokens", "12288", "--no-streaming"))
     assert "GiB are missing; enough is: leave out --no-streaming, at " in said and said.endswith(" s per token")
 
 
