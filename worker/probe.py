@@ -85,9 +85,11 @@ def _add_speeds(reply: pb.ProbeReply, subject: Subject, request: pb.ProbeRequest
     wanted = [name for name in formats_here() if name in request.formats]
     bench = kernel_bench(subject.device, subject.emulation.device, request.dtype == "weight-only")
     until = time.perf_counter() + _SECONDS
-    # On a GPU launches, which narrow matrices have as many of, are hidden in its graphs.
-    numbers = [plain, narrow(plain)] if subject.device.type == "cpu" else [plain]
-    speeds = in_turn([*numbers, *wanted], bench, lambda: time.perf_counter() > until, numbers)
+    # On a GPU launches, which narrow matrices have as many of, are hidden in its graphs. A described node has one
+    # speed, and takes as long at every time.
+    real = subject.emulation.device is None
+    numbers = [plain, narrow(plain)] if real and subject.device.type == "cpu" else [plain]
+    speeds = in_turn([*numbers, *wanted], bench, lambda: time.perf_counter() > until, numbers if real else ())
     compute = speeds.pop(plain)
     reply.flops, reply.memory_bandwidth = compute.flops, compute.bandwidth
     for name, speed in speeds.items():

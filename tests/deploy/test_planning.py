@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from potluck.planner.yaml_text import read_yaml
+
 LLAMA = "meta-llama/Llama-3.3-70B-Instruct"
 
 
@@ -271,3 +273,24 @@ def test_memory_holds_a_window_of_what_is_streamed(cluster, tmp_path):
 
     small, larger, free = share(", window: 1"), share(", window: 20"), share("")
     assert small < larger < free
+
+
+def test_a_plan_that_was_edited_keeps_no_reasons_of_the_one_before(cluster, tmp_path):
+    saved, edited = tmp_path / "plan.yaml", tmp_path / "edited.yaml"
+    words = ["plan", "smollm2", "--fleet", "trio"]
+    proved = cluster(*words, "--save", str(saved)).stdout
+    assert "proved to be the best" in proved and "left out: " in proved
+    plan = read_yaml(saved.read_text())
+    (stage,) = plan["stages"]
+    plan["stages"] = [{**stage, "node": "laptop"}]
+    edited.write_text(json.dumps(plan))
+    shown = cluster(*words, "--plan", str(edited)).stdout
+    assert "proved" not in shown and "left out" not in shown and "Next best" not in shown
+    before, after = (planned(cluster(*words, "--plan", str(file), "--json")) for file in (saved, edited))
+    assert after["predicted"]["time_per_token"] > before["predicted"]["time_per_token"]
+
+
+def test_machines_of_two_kinds_at_once_are_refused(cluster):
+    for words in (["plan", "smollm2", "--fleet", "trio"], ["nodes", "--local"]):
+        done = cluster(*words, "--address", "auto")
+        assert done.returncode == 2 and "leave one out" in done.stderr and "Traceback" not in done.stderr
