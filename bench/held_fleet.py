@@ -95,10 +95,10 @@ def why_not() -> str:
 def held(holds: Mapping[str, Hold]) -> Iterator[list[HeldNode]]:
     """Nodes of these names, up; gone afterwards, whatever happens."""
     idlers: list[subprocess.Popen[bytes]] = []
-    cores = os.cpu_count() or 1
+    cores = _cores(holds)
     bridge, number = f"plk{os.getpid() % 10000}", os.getpid() % 200
     nodes = [
-        HeldNode(name, f"{bridge}n{place}", f"10.79.{number}.{place + 1}", _groups(name), place % cores)
+        HeldNode(name, f"{bridge}n{place}", f"10.79.{number}.{place + 1}", _groups(name), cores[name])
         for place, name in enumerate(holds)
     ]
     try:
@@ -118,6 +118,19 @@ def held(holds: Mapping[str, Hold]) -> Iterator[list[HeldNode]]:
                 with contextlib.suppress(OSError):
                     group.rmdir()
         subprocess.run(["ip", "link", "del", bridge], check=False, capture_output=True)
+
+
+def _cores(holds: Mapping[str, Hold]) -> dict[str, int]:
+    """A processor for each node, the largest first, always the one that has least to do.
+
+    What keeps a small node's quota busy weighs as much as a worker beside it: only within a group is it of the lowest
+    class. With its 25 % on the core of a node of 60 % that one's tokens took 40 ms, of 34 predicted.
+    """
+    busy, cores = [0.0] * (os.cpu_count() or 1), {}
+    for name, hold in sorted(holds.items(), key=lambda item: -item[1].cpu):
+        cores[name] = busy.index(min(busy))
+        busy[cores[name]] += hold.cpu
+    return cores
 
 
 def _groups(name: str) -> tuple[Path, Path]:

@@ -135,8 +135,8 @@ class Driver:
 
     @property
     def sequences(self) -> int:
-        """Sequences that have not ended, those that were cancelled and are still on their way included."""
-        return len(self._scheduler.sequences())
+        """Sequences that have not ended, those that were cancelled and whose prompt is still on its way included."""
+        return self._scheduler.unfinished
 
     @property
     def next_number(self) -> int:

@@ -21,7 +21,7 @@ from potluck.models.encodings import PACKED
 from potluck.planner.fleet import NodeName
 from potluck.proto import cluster_pb2 as pb
 
-_VERSION = 1
+_VERSION = 2
 _MOST_SECONDS = 30 * 24 * 3600.0
 # Products of these are the same: `quantized` keeps other weights as bfloat16 does.
 _SAME = {"quantized": "bfloat16"}

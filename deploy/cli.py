@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -78,7 +78,6 @@ def serve(
     """
     from potluck.coordinator.api.options import ApiOptions
     from potluck.coordinator.api.security import default_hosts
-    from potluck.deploy.prepare import Where
     from potluck.deploy.serve import Address, serve
     from potluck.deploy.wish import Wish, spread_of
 
@@ -92,7 +91,7 @@ def serve(
         share=tuple(share or ()),
     )
     wish = replace(wish, remeasure_after=remeasure_after, aim=goal.value, pinned=tuple(with_ or ()))
-    where = Where(fleet, address, local, _cache(cache), offline, threads)
+    where = _where(fleet, address, local, cache=_cache(cache), offline=offline, threads=threads)
     prepared = _prepare(model, where, wish, plan)
     hosts = (*default_hosts(host), *(allowed_host or ()))
     options = ApiOptions(
@@ -144,7 +143,6 @@ def run(
     as_json: flags.AsJson = False,
 ) -> None:
     """One answer, streamed to the terminal, no server."""
-    from potluck.deploy.prepare import Where
     from potluck.deploy.run import Ask, run
     from potluck.deploy.wish import Wish, spread_of
 
@@ -157,7 +155,8 @@ def run(
         share=tuple(share or ()),
     )
     wish = replace(wish, pinned=tuple(with_ or ()))
-    prepared = _prepare(model, Where(fleet, address, local, _cache(cache), offline, threads), wish, plan)
+    where = _where(fleet, address, local, cache=_cache(cache), offline=offline, threads=threads)
+    prepared = _prepare(model, where, wish, plan)
     raise typer.Exit(run(prepared.with_template(chat_template), Ask(text, max_tokens, temperature, seed, raw), as_json))
 
 
@@ -199,11 +198,10 @@ def plan(
     """
     from potluck.deploy.console import describing
     from potluck.deploy.planning import Output, show_plan
-    from potluck.deploy.prepare import Where
     from potluck.deploy.wish import Wish, spread_of
     from potluck.planner.what_if import Changes
 
-    where = Where(fleet, address, local, _cache(cache), offline, threads)
+    where = _where(fleet, address, local, cache=_cache(cache), offline=offline, threads=threads)
     out = tuple(without or ())
     wish = Wish(dtype, rounds, context, kv_tokens, fewest, out, quantize=quantize, streaming=streaming, prompt=prompt)
     wish = replace(
@@ -232,9 +230,8 @@ def nodes(
     each time. `cluster profile` measures anew.
     """
     from potluck.deploy.looking import show_nodes
-    from potluck.deploy.prepare import Where
 
-    show_nodes(Where(fleet, address, local, _cache(cache), threads=threads), as_json)
+    show_nodes(_where(fleet, address, local, cache=_cache(cache), threads=threads), as_json)
     if not as_json:
         hint("next: cluster plan smollm2" + _where_words(fleet, address))
 
@@ -249,9 +246,8 @@ def profile(
 ) -> None:
     """Measure the nodes and the links between them anew, and show them."""
     from potluck.deploy.looking import show_nodes
-    from potluck.deploy.prepare import Where
 
-    show_nodes(Where(None, address, local, _cache(cache), threads=threads), as_json, anew=True)
+    show_nodes(_where(None, address, local, cache=_cache(cache), threads=threads), as_json, anew=True)
     if not as_json:
         hint("next: cluster plan smollm2" + _where_words(None, address))
 
@@ -337,6 +333,15 @@ def _after_plan(can_serve: bool, html: Path | None, save: Path | None) -> str:
     return f"open {html}; docs/fleet-file.md says how to keep such a fleet in a file"
 
 
+def _where(fleet: str | None, address: str | None, local: bool, **rest: Any) -> Where:
+    from potluck.deploy.prepare import Where
+
+    if address and (fleet or local):
+        other = "--fleet names an emulated fleet" if fleet else "--local is for this machine alone"
+        raise typer.BadParameter(f"{other}, --address a Ray cluster; leave one out")
+    return Where(fleet, address, local, **rest)
+
+
 def _where_words(fleet: str | None, address: str | None) -> str:
     return f" --fleet {fleet}" if fleet else f" --address {address}" if address else ""
 
@@ -363,6 +368,9 @@ def main() -> None:
     settings.quiet_ray()
     try:
         app()
+    except SystemExit:
+        # The usual end; the errors below are costly to look up.
+        raise
     except KeyboardInterrupt:
         complain("interrupted")
         sys.exit(130)

@@ -13,7 +13,7 @@ from rich.text import Text
 from potluck.deploy.answer import Answer
 from potluck.deploy.columns import add_figures, add_words, titled
 from potluck.deploy.holdings import share_text
-from potluck.deploy.tables import bytes_text, link_text, plan_table, seconds_text
+from potluck.deploy.tables import bytes_text, link_text, plan_table, seconds_text, tokens_text
 from potluck.deploy.token_time import Span, seconds_by, token_spans
 from potluck.models.spec import ModelSpec
 from potluck.planner.evidence import Alternative
@@ -56,7 +56,7 @@ def sentences(answer: Answer) -> list[str]:
     not_yet = f"Not yet: on {', '.join(metal)} this version computes on the processor, not on Metal as planned here."
     return [
         f"First token of a prompt of {goal.prompt} tokens: {seconds_text(prediction.time_to_first_token)}.",
-        f"Then {1 / each:.3g} tokens/s{_for_all(answer)}: {seconds_text(each)} each, of which {', '.join(parts)}.",
+        f"Then {tokens_text(1 / each)}{_for_all(answer)}: {seconds_text(each)} each, of which {', '.join(parts)}.",
         f"What takes longest: {prediction.bottleneck}.",
         f"Goal: {goal.aim}, {AIMS[goal.aim]}. {_at_most(answer)}",
         f"Model: {shape_text(answer)}, from {answer.origin or 'a description'}.",
@@ -67,9 +67,11 @@ def sentences(answer: Answer) -> list[str]:
 
 def _at_most(answer: Answer) -> str:
     """What many requests get together, over how many routes."""
-    routes = len(answer.plan.routes)
+    routes, prediction = len(answer.plan.routes), answer.prediction
+    if routes == 1 and prediction.tokens_per_second * prediction.time_per_token < answer.goal.batch * 1.01:
+        return "Requests that come at the same time share its steps: --batch 8 says how fast."
     side_by_side = f" over {routes} routes side by side; times are those of the first" if routes > 1 else ""
-    return f"As many requests as keep all busy get {answer.prediction.tokens_per_second:.3g} tokens/s{side_by_side}."
+    return f"As many requests as keep all busy get {tokens_text(answer.prediction.tokens_per_second)}{side_by_side}."
 
 
 def _evidence(plan: Plan) -> list[str]:

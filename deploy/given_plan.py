@@ -32,7 +32,8 @@ def read_plan(path: Path, spec: ModelSpec, name: str, cache: Path) -> Plan:
     try:
         data = read_yaml(path.read_text("utf-8"))
         _check_model(data, spec, name, cache)
-        return replace(plan_from_data(data, spec), model=name)
+        # What the file says of speed and reasons was true of the plan and the fleet that it was saved for.
+        return replace(plan_from_data(data, spec), model=name, prediction=None, reasons={}, proof=None, alternatives=())
     except OSError as error:
         raise PlanError(f"plan {path}: {error.strerror}") from None
     except ValueError as error:

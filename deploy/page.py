@@ -15,7 +15,7 @@ from potluck.deploy.ring_drawing import ring_of
 from potluck.deploy.tables import bytes_text, rate_text, seconds_text, speed_text
 from potluck.deploy.token_time import Span, seconds_by, token_spans
 from potluck.planner.fleet import Node
-from potluck.planner.memory import NODE_OVERHEAD, NodeBytes
+from potluck.planner.memory import NodeBytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def _uses(size: NodeBytes, memory: int) -> list[tuple[str, str, int]]:
         ("weights", "weights", size.weights - size.streamed),
         ("window of weights from disk", "window", size.stream_budget(memory) if size.streamed else 0),
         ("KV", "kv", size.kv),
-        ("worker", "worker", NODE_OVERHEAD),
+        ("worker", "worker", size.overhead),
     ]
     return [use for use in uses if use[2]]
 

@@ -68,7 +68,9 @@ def _held(plan: Plan, node: NodeName) -> int:
 def _plan_title(plan: Plan) -> str:
     stages = [stage for route in plan.routes for stage in route.stages]
     split = sum(stage.is_group for stage in stages)
-    count = f"{len(stages)} stages" + (f", {split} split among nodes" if split else "")
+    count = f"{len(stages)} {'stage' if len(stages) == 1 else 'stages'}" + (
+        f", {split} split among nodes" if split else ""
+    )
     count = f"{len(plan.routes)} routes, {count}" if len(plan.routes) > 1 else count
     title = f"{plan.model} · {plan.dtype} · {count} · KV for {plan.kv_tokens} tokens"
     if plan.prediction is None:
@@ -96,7 +98,17 @@ def link_text(link: Link) -> str:
 
 def seconds_text(seconds: float) -> str:
     """Seconds for people: 0.2 ms, 41 ms, 1.3 s."""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+    return f"{figure_text(seconds)} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def tokens_text(tokens_per_second: float) -> str:
+    """Tokens per second for people."""
+    return f"{figure_text(tokens_per_second)} tokens/s"
+
+
+def figure_text(number: float) -> str:
+    """Three digits, or all before the point: 0.123, 12.3, 1234."""
+    return f"{number:.3g}" if number < 999.5 else f"{number:.0f}"
 
 
 def links_table(fleet: Fleet) -> Table:

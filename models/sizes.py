@@ -17,7 +17,8 @@ DeviceKind = Literal["cpu", "cuda", "metal"]
 # "float16" keeps dense weights in half precision, everything else is as in bfloat16.
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2, "quantized": 2, "weight-only": 2}
 _KEEPS_ENCODINGS = frozenset({"quantized", "weight-only"})
-_VECTOR_ITEMSIZE = 4
+_VECTOR_ITEMSIZE = _ACTIVATION_ITEMSIZE = 4
+_SAMPLED = 16  # rows of a step that have logits
 
 
 def itemsize(dtype: str) -> int:
@@ -66,6 +67,15 @@ def weight_bytes(spec: ModelSpec, parts: Iterable[Part], dtype: str, kind: Devic
 def kv_bytes_per_token(spec: ModelSpec, dtype: str) -> int:
     """Bytes of KV per token and layer."""
     return spec.kv_width() * itemsize(dtype)
+
+
+def step_bytes(spec: ModelSpec, rows: int) -> int:
+    """Bytes that a step of so many packed rows takes beside weights and KV, in float32 whatever the compute type.
+
+    The widest place is a layer's FFN: the residual stream, what attention added, the rows normed and the sum, gate and
+    up side by side and what becomes of them. Logits are those of the last rows of some prompts, or of a few decodes.
+    """
+    return _ACTIVATION_ITEMSIZE * (rows * (4 * spec.hidden + 3 * spec.ffn) + min(rows, _SAMPLED) * spec.vocab)
 
 
 def layer_parts(layers: Iterable[int]) -> tuple[Part, ...]:

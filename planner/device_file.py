@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from potluck.models.costs import ATTENTION, FormatSpeed
+from potluck.models.costs import ATTENTION, NARROW, FormatSpeed
 from potluck.models.encodings import PACKED
 from potluck.models.sizes import DeviceKind
 from potluck.planner.fields import FieldError, fields, one_of, table, text
@@ -67,7 +67,7 @@ def _formats(data: Mapping[str, object], where: Place) -> dict[str, FormatSpeed]
         return {}
     place = where.field(data, "formats")
     listed = table(data["formats"], place)
-    return {one_of(name, place, (*PACKED, ATTENTION)): _format(listed, name, place) for name in listed}
+    return {one_of(name, place, (*PACKED, ATTENTION, NARROW)): _format(listed, name, place) for name in listed}
 
 
 def _format(listed: Mapping[str, object], name: str, where: Place) -> FormatSpeed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from potluck.planner.fleet import Node
-from potluck.planner.memory import NODE_OVERHEAD
+from potluck.planner.memory import worker_bytes
 from potluck.planner.offers import Request
 
 
@@ -24,7 +24,7 @@ def size_text(count: float) -> str:
 
 def refusal(nodes: Sequence[Node], request: Request) -> DoesNotFit:
     """The error for nodes that cannot hold a model."""
-    spec, goal = request.spec, request.goal
+    spec, goal, worker = request.spec, request.goal, size_text(worker_bytes(request.spec))
     name = goal.model or spec.name
     if not nodes:
         return DoesNotFit(f"model {name!r}: every node is excluded; leave at least one")
@@ -33,7 +33,7 @@ def refusal(nodes: Sequence[Node], request: Request) -> DoesNotFit:
             layer = request.on(node).layer_bytes
             return DoesNotFit(
                 f"node {node.name!r} is pinned, but its {size_text(node.device.memory)} hold no layer of {name!r} "
-                f"({size_text(layer)} with KV, and {size_text(NODE_OVERHEAD)} for the worker); unpin it"
+                f"({size_text(layer)} with KV, and {worker} for the worker); unpin it"
             )
     # The same model takes more on a GPU: it is told as it would lie where most of it would have to.
     request = request.on(max(nodes, key=lambda node: node.device.memory))
@@ -41,7 +41,7 @@ def refusal(nodes: Sequence[Node], request: Request) -> DoesNotFit:
     has = ", ".join(f"{node.name} {size_text(node.device.memory)}" for node in nodes)
     return DoesNotFit(
         f"model {name!r} in {goal.dtype} with KV for {goal.kv_tokens} tokens needs {size_text(need)}, of which "
-        f"{size_text(request.ends_bytes)} (embedding and head) on one or two nodes, and {size_text(NODE_OVERHEAD)} "
+        f"{size_text(request.ends_bytes)} (embedding and head) on one or two nodes, and {worker} "
         f"more per node; there is: {has}; {_remedy(nodes, request)}"
     )
 

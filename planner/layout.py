@@ -53,10 +53,16 @@ class Layout:
         streams = any(kept < self.counts[place] for place, kept in self.kept.items())
         return len(self.used) == self.rounds == 1 and not streams
 
+    def serial(self, hops: Hops, busy: float) -> float:
+        """Seconds of a token that meets nobody and waits for no disk, where places are busy with it for so long.
+
+        Of steps that go ahead two are under way at most.
+        """
+        past = busy + self.hop_seconds(hops)
+        return max(busy + hops.again(self.embedding), past / 2) if self.goes_ahead else past
+
     def hop_seconds(self, hops: Hops) -> float:
         """Seconds that a token is on its way: from the engine, round and round, and back."""
-        if self.goes_ahead:
-            return hops.again(self.embedding)
         visits = (self.embedding, *self.order * self.rounds, self.head)
         return hops.enter(self.embedding) + sum(hops.between(*hop) for hop in pairwise(visits)) + hops.leave(self.head)
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 from math import ceil
 from typing import NamedTuple
 
-from potluck.models.sizes import DeviceKind
+from potluck.models.sizes import DeviceKind, step_bytes
 from potluck.models.spec import ModelSpec, Part, PartKind
 from potluck.planner.alike import layer_sorts, like
 from potluck.planner.axes import Range
@@ -17,9 +17,11 @@ from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.part_sizes import Piece, part_sizes
 from potluck.planner.plan import Plan, Purpose, Residency, Share
 
-# Beside weights and KV a worker holds the rows of a step, its logits and block tables: about 40 MB for 512 rows of a
-# model with a vocabulary of 150,000, since only sampled rows have logits.
-NODE_OVERHEAD = 64 * 2**20
+NODE_OVERHEAD = 64 * 2**20  # that a node has for its worker at least
+# A worker that has served keeps 10 to 20 MiB more than it had when it measured what is free: links, page tables, the
+# heap; and takes as much while it builds shard files (SmolLM2, five plans one after the other).
+_KEPT = 32 * 2**20
+_ROWS = 256  # of a step, unless somebody asks for others (`--max-rows`)
 
 _NO_KINDS: Mapping[NodeName, DeviceKind] = {}
 
@@ -28,7 +30,8 @@ _NO_KINDS: Mapping[NodeName, DeviceKind] = {}
 class NodeBytes:
     """Bytes of weights and KV on one node.
 
-    `streamed` of the weights come and go: at least `window` of them are in memory at once, at most `most`.
+    `streamed` of the weights come and go: at least `window` of them are in memory at once, at most `most`. `overhead`
+    is the worker's own.
     """
 
     weights: int
@@ -36,11 +39,12 @@ class NodeBytes:
     streamed: int = 0
     window: int = 0
     most: int = 0
+    overhead: int = NODE_OVERHEAD
 
     @property
     def total(self) -> int:
         """What the node must have free, with the overhead of a worker."""
-        return self.weights - self.streamed + self.window + self.kv + NODE_OVERHEAD
+        return self.weights - self.streamed + self.window + self.kv + self.overhead
 
     def held(self, memory: int) -> int:
         """Bytes of weights and KV that a node of so much memory has in it at once."""
@@ -55,6 +59,11 @@ class _Kv(NamedTuple):
     layer: int | None
     heads: Range
     sequence: tuple[Fraction, Fraction]
+
+
+def worker_bytes(spec: ModelSpec) -> int:
+    """Bytes for the worker of a node beside weights and KV: the rows of a step, and what stays of what it did."""
+    return max(NODE_OVERHEAD, _KEPT + step_bytes(spec, _ROWS))
 
 
 def node_bytes(
@@ -86,7 +95,10 @@ def node_bytes(
             )
     return {
         node: NodeBytes(
-            sum(tensors[node].values()), sum(kv[node].values()), *_streamed(layers[node], min(windows[node], default=0))
+            sum(tensors[node].values()),
+            sum(kv[node].values()),
+            *_streamed(layers[node], min(windows[node], default=0)),
+            overhead=worker_bytes(spec),
         )
         for node in plan.nodes
     }
@@ -114,8 +126,9 @@ def steps_at_once(plan: Plan) -> int:
 def goes_ahead(plan: Plan) -> bool:
     """Whether a step may go out before the one that draws its tokens is back: where one stage runs everything.
 
-    It then waits there, and the engine's turn, and the way to it, take no time between tokens. The last one of a
-    sequence that ends by a token is computed for nothing; with layers from the disk that would be too long.
+    It then waits there, and the engine's turn, and the way to it, take no time between tokens, unless that is longer
+    than a step. The last one of a sequence that ends by a token is computed for nothing; with layers from the disk that
+    would be too long.
     """
     return all(len(route.stages) == 1 for route in plan.routes) and not streams(plan)
 

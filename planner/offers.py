@@ -10,7 +10,7 @@ from potluck.models.sizes import DeviceKind, kv_bytes_per_token, layer_parts, we
 from potluck.models.spec import ModelSpec, Part, PartKind
 from potluck.planner.fleet import Node, NodeName
 from potluck.planner.goal import Goal
-from potluck.planner.memory import NODE_OVERHEAD
+from potluck.planner.memory import worker_bytes
 
 EMBEDDING, HEAD = Part(PartKind.EMBEDDING), Part(PartKind.HEAD)
 ENDS = (EMBEDDING, HEAD)
@@ -79,7 +79,7 @@ class Request:
     def free(self, node: Node, ends: tuple[Part, ...] = ()) -> int:
         """Bytes that a node has for layers and their KV beside these ends; no more than its share of its memory."""
         memory = int(node.device.memory * self.goal.share(node.name))
-        return memory - NODE_OVERHEAD - weight_bytes(self.spec, ends, self.goal.dtype, node.device.kind)
+        return memory - worker_bytes(self.spec) - weight_bytes(self.spec, ends, self.goal.dtype, node.device.kind)
 
     def offer(self, node: Node, ends: tuple[Part, ...] = (), streaming: bool = False) -> Offer:
         """What a node could bring beside these ends. Streaming keeps all KV, and room for two layers, in memory."""

@@ -4,9 +4,10 @@
                      + what streaming cannot hide (`prefetch`), for one request that has the fleet to itself
 
 Where one stage runs everything, steps go ahead (`memory.goes_ahead`): then there is no way from or to the engine, and
-software takes `Software.again`. A hop takes latency + rows x hidden x itemsize / bandwidth. A prompt longer than a step
-is computed in chunks that follow each other through the stages (`first_token`). With n steps in flight, none can come
-sooner after another than the busiest node or link lets it:
+software takes `Software.again`; but two are under way at most, so that none takes less than half of a step that has to
+go past the engine. A hop takes latency + rows x hidden x itemsize / bandwidth. A prompt longer than a step is computed
+in chunks that follow each other through the stages (`first_token`). With n steps in flight, none can come sooner after
+another than the busiest node or link lets it:
 
     seconds between a request's tokens = max(time of one step, n x the busiest one's seconds per step)
 
@@ -99,8 +100,10 @@ class _Serving:
         if streams(self.plan):
             return _stalled([way], [self._steps().steady(way)])
         alone = way.breakdown
-        wait = max(0.0, min(self.depth, batch) * max(way.taken.values()) - alone.total.total)
-        return replace(alone, total=alone.total + Times(wait=wait))
+        between = min(self.depth, batch) * max(way.taken.values())
+        if way.ahead:
+            between = max(between, self.course.way(way.work).breakdown.total.total / 2)
+        return replace(alone, total=alone.total + Times(wait=max(0.0, between - alone.total.total)))
 
     def prefill(self) -> Breakdown:
         """From a request's arrival to its first token."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from potluck.planner.fit import size_text
 from potluck.planner.fleet import Fleet, Node, NodeName
-from potluck.planner.memory import NODE_OVERHEAD
+from potluck.planner.memory import worker_bytes
 from potluck.planner.offers import HEAD, Offer, Request
 from potluck.planner.ring import Window
 
@@ -92,7 +92,8 @@ def _left_out(fleet: Fleet, request: Request, offer: Offer) -> str:
 def holds_no_layer(request: Request, node: Node) -> str:
     """Why a node that is too small has nothing."""
     memory = size_text(node.device.memory)
-    need = f"{size_text(request.on(node).layer_bytes)} with KV, and {size_text(NODE_OVERHEAD)} for the worker"
+    layer, worker = request.on(node).layer_bytes, worker_bytes(request.spec)
+    need = f"{size_text(layer)} with KV, and {size_text(worker)} for the worker"
     return f"left out: its {memory} hold no layer ({need})"
 
 

@@ -100,7 +100,7 @@ def _fits(problem: Problem, layout: Layout) -> bool:
 
 def _serial(problem: Problem, layout: Layout) -> float:
     busy = (problem.places[used].seconds(layout.counts.get(used, 0), layout.ends(used)) for used in layout.used)
-    return sum(busy) + layout.hop_seconds(problem.hops)
+    return layout.serial(problem.hops, sum(busy))
 
 
 def _least(problem: Problem, layout: Layout) -> float:

@@ -34,7 +34,7 @@ def least_seconds_of(layout: Layout, problem: Problem) -> float:
         (layout.counts[number] - kept) * places[number].holders[0].layer_weights / places[number].disk
         for number, kept in layout.kept.items()
     )
-    alone = max(busy + layout.hop_seconds(problem.hops), max(reading, default=0.0))
+    alone = max(layout.serial(problem.hops, busy), max(reading, default=0.0))
     goal = problem.request.goal
     next_ = alone / goal.batch
     return {"latency": alone, "throughput": next_, "balanced": alone + next_}[goal.aim]

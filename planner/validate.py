@@ -10,7 +10,7 @@ from potluck.planner.all_reduce import MOST_PIECES, AllReduce, Wire
 from potluck.planner.fields import shown, suggestion
 from potluck.planner.fit import size_text
 from potluck.planner.fleet import Fleet
-from potluck.planner.memory import NODE_OVERHEAD, node_bytes
+from potluck.planner.memory import node_bytes
 from potluck.planner.part_names import part_names
 from potluck.planner.plan import Plan, Purpose, Residency, Route, Share
 from potluck.planner.tiling import PlanError, check_group
@@ -141,6 +141,6 @@ def _check_memory(plan: Plan, fleet: Fleet, spec: ModelSpec) -> None:
             streamed = f" (with {size_text(size.window)} for those that come and go)" if size.streamed else ""
             raise PlanError(
                 f"node {name!r} has {size_text(has)} of memory, but the plan needs {held} of weights{streamed}, "
-                f"{size_text(size.kv)} of KV and {size_text(NODE_OVERHEAD)} for the worker there; "
+                f"{size_text(size.kv)} of KV and {size_text(size.overhead)} for the worker there; "
                 f"{'name a smaller window, ' if size.streamed else ''}move layers to another node or lower kv_tokens"
             )

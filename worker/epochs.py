@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from potluck.proto.link import Link, LinkCounts, LinkTarget
 from potluck.proto.open_link import open_link
 from potluck.proto.step import Step
 from potluck.worker.answers import Answers
+from potluck.worker.heap import give_back
 from potluck.worker.members import Members
 from potluck.worker.shard import Shard
 
@@ -240,7 +240,7 @@ class Epochs:
         for epoch in gone:
             epoch.close()
         # A shard's parts refer to one another; the memory is wanted now, not at the next collection.
-        gc.collect()
+        give_back()
 
     def counts(self) -> dict[str, LinkCounts]:
         """What went to every node since the worker started."""

@@ -14,6 +14,7 @@ import torch
 
 from potluck.kernels import packed
 from potluck.models.open import open_checkpoint
+from potluck.models.sizes import step_bytes
 from potluck.proto import cluster_pb2 as pb
 from potluck.proto.errors import Refusal
 from potluck.worker import probe
@@ -26,6 +27,7 @@ from potluck.worker.epochs import Epochs
 from potluck.worker.executor import Executor
 from potluck.worker.fetch import Holder
 from potluck.worker.hardware import node_fingerprint
+from potluck.worker.heap import give_back
 from potluck.worker.load_reports import LoadRefused, reported
 from potluck.worker.loading import Loader
 from potluck.worker.memory_limit import limit_memory
@@ -109,11 +111,12 @@ class Node:
         share = replace(share, config=replace(share.config, gpu=self._config.gpu))
         with self._loading, self.epochs.loading(assignment.epoch):
             memory = ShardMemory(share.spec, share.windows, share.config)
-            self._check_memory(memory.held(assignment.stream_bytes))
+            self._check_memory(memory.held(assignment.stream_bytes) + step_bytes(share.spec, assignment.max_rows))
             members = self._assembly.members(assignment, share)
             shard = Shard(share.spec, share.windows, share.config, self._assembly.groups(share, members), self._pace)
             total = pb.LoadProgress(weight_bytes=memory.weights, kv_bytes=memory.kv)
             yield from reported(lambda report: self._loader.load(assignment, share, shard, report), total)
+            give_back()
             self.epochs.add(self._assembly.epoch(assignment, shard, share, members))
             total.ready, total.activity = True, "ready"
             yield total

@@ -78,6 +78,11 @@ class Scheduler:
         """Numbers of all sequences that have not ended."""
         return list(self._all)
 
+    @property
+    def unfinished(self) -> int:
+        """Sequences that have not ended, but for those of which only a token that nobody wants is on its way."""
+        return sum(not (one.cancelled and one.computed > one.prompt_length) for one in self._all.values())
+
     def submit(self, generations: Many[Generation]) -> list[int]:
         """Queue the choices of one request; those with equal prompts share the prompt's full KV blocks.
 

@@ -30,7 +30,7 @@ class Line:
         """`packing`: who chooses what goes into a step, how many steps may be in flight, whether they go ahead."""
         self._world, self._route, self._setting = world, route, setting
         self.packer, self._depth, self._ahead = packing
-        self._flying = 0
+        self._flying, self._free_at = 0, 0.0
         self._watched: Request | None = None
         costs = [stage_cost(stage, setting) for stage in route.stages]
         self._places = [Place(cost, {}) for cost in costs]
@@ -62,7 +62,7 @@ class Line:
 
     def _pump(self) -> None:
         while self._flying < self._depth and (runs := self.packer.next_step()):
-            step = self._launched(Step(runs, work_of(runs)))
+            step, self._free_at = self._launched(Step(runs, work_of(runs))), self._world.clock.now
             self._at(self._world.clock.now + self._setting.software.step, partial(self._cross, step, 0))
 
     def _launched(self, step: Step) -> Step:
@@ -82,8 +82,18 @@ class Line:
             return
         lead, *others = self._nodes[0]
         sent = (self._world.clock.now, step, "drawn tokens")
-        told = self._world.wires.send(lead, others, 0, sent, software=False)
-        self._at(told + self._setting.software.again, lambda: self._arrive(step, 0))
+        told = self._world.wires.send(lead, others, 0, sent, software=False) + self._setting.software.again
+        # It was sent when the step before the one that drew its tokens was back.
+        came = self._free_at + self._entering
+        self._free_at = known
+        self._at(max(told, came), lambda: self._arrive(step, 0))
+
+    @property
+    def _entering(self) -> float:
+        """Seconds from when the engine may pack a step until it has begun in the first stage, were that free."""
+        software, fleet, nodes = self._setting.software, self._setting.fleet, self._nodes[0]
+        latency = max(fleet.link(fleet.engine, node).latency for node in nodes)
+        return software.step + latency + software.frame * len(nodes) + software.stage
 
     def _cross(self, step: Step, number: int) -> None:
         """The hop into a stage, or back to the engine."""

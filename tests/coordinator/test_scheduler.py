@@ -300,7 +300,7 @@ def test_what_goes_ahead_of_an_end_is_waited_for_and_told_to_nobody(bench, ask, 
     one.scheduler.submit([ask([1, 2, 3], 9, ends=[end])])
     one.fill(), one.turn()
     (ended,) = one.answer()
-    assert ended.drawn.finish == "stop" and one.scheduler.kv_used > 0.0
+    assert ended.drawn.finish == "stop" and one.scheduler.kv_used > 0.0 and one.scheduler.unfinished == 0
     assert one.fill() == [] and one.answer() == []
     assert (one.scheduler.sequences(), one.scheduler.kv_used) == ([], 0.0)
     assert one.send().dropped == [1]

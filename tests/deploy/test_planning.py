@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from potluck.planner.yaml_text import read_yaml
+
 LLAMA = "meta-llama/Llama-3.3-70B-Instruct"
 
 
@@ -162,7 +164,7 @@ def test_wrong_fleet_files_are_told_with_the_line(cluster, tmp_path, text, says)
 
 
 def test_a_model_that_is_too_large_says_what_is_missing_and_what_is_enough(cluster):
-    said = refused(cluster("plan", LLAMA, "--fleet", "trio", "--no-streaming"))
+    said = refused(cluster("plan", LLAMA, "--fleet", "trio", "--kv-tokens", "12288", "--no-streaming"))
     assert "GiB are missing; enough is: leave out --no-streaming, at " in said and said.endswith(" s per token")
 
 
@@ -271,3 +273,24 @@ def test_memory_holds_a_window_of_what_is_streamed(cluster, tmp_path):
 
     small, larger, free = share(", window: 1"), share(", window: 20"), share("")
     assert small < larger < free
+
+
+def test_a_plan_that_was_edited_keeps_no_reasons_of_the_one_before(cluster, tmp_path):
+    saved, edited = tmp_path / "plan.yaml", tmp_path / "edited.yaml"
+    words = ["plan", "smollm2", "--fleet", "trio"]
+    proved = cluster(*words, "--save", str(saved)).stdout
+    assert "proved to be the best" in proved and "left out: " in proved
+    plan = read_yaml(saved.read_text())
+    (stage,) = plan["stages"]
+    plan["stages"] = [{**stage, "node": "laptop"}]
+    edited.write_text(json.dumps(plan))
+    shown = cluster(*words, "--plan", str(edited)).stdout
+    assert "proved" not in shown and "left out" not in shown and "Next best" not in shown
+    before, after = (planned(cluster(*words, "--plan", str(file), "--json")) for file in (saved, edited))
+    assert after["predicted"]["time_per_token"] > before["predicted"]["time_per_token"]
+
+
+def test_machines_of_two_kinds_at_once_are_refused(cluster):
+    for words in (["plan", "smollm2", "--fleet", "trio"], ["nodes", "--local"]):
+        done = cluster(*words, "--address", "auto")
+        assert done.returncode == 2 and "leave one out" in done.stderr and "Traceback" not in done.stderr

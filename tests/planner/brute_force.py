@@ -71,12 +71,11 @@ class Brute:
             if most < counts.get(name, 0):
                 kept[name] = most
         busy = self.embedding[start] + self.head[head] + sum(self.layer[name] * counts[name] for name in counts)
-        if {*counts, *ends} == {start} and not kept:
-            # What is drawn is where it is needed.
-            busy += self.goal.software.again
-        else:
-            busy += self.steady + self.fleet.link(self.fleet.engine, start).latency
-            busy += self.fleet.link(head, self.fleet.engine).latency
+        past = busy + self.steady + self.fleet.link(self.fleet.engine, start).latency
+        past += self.fleet.link(head, self.fleet.engine).latency
+        # What is drawn is where it is needed; two steps are under way.
+        ahead = {*counts, *ends} == {start} and not kept
+        busy = max(busy + self.goal.software.again, past / 2) if ahead else past
         hops = [(way + self.hop[start, order[0]] + self.hop[order[-1], head], order) for way, order in ways]
         if not kept:
             self.best = min(self.best, busy + min(hops)[0])

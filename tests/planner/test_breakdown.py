@@ -121,8 +121,7 @@ def test_replicas_add_up(homes):
     routes = [homes.plan(homes.stage(name, homes.EMBEDDING, range(4), homes.HEAD)).routes[0] for name in "ab"]
     one, both = (predict(replace(homes.plan(), routes=tuple(some)), home, spec, GOAL) for some in (routes[:1], routes))
     assert both.time_per_token == one.time_per_token
-    # b is a hop away; but a node alone goes on with what it has drawn.
-    assert both.tokens_per_second == pytest.approx(2 * one.tokens_per_second)
+    assert one.tokens_per_second < both.tokens_per_second < 2 * one.tokens_per_second, "b is a hop away"
 
 
 # Streamed layers ------------------------------------------------------------------------------------------------------
@@ -191,7 +190,7 @@ def test_a_parts_cost_is_its_bytes_and_operations(homes, data):
 
 
 def test_what_software_adds_to_a_layer_counts_as_software_once_a_layer(homes):
-    spec, goal = homes.model(10), Goal(prompt=64, context=64)
+    spec, goal = homes.model(10), Goal(prompt=64, context=64, software=NONE)
     whole = homes.plan(homes.stage("a", homes.EMBEDDING, range(10), homes.HEAD))
     without, with_it = (
         predict(whole, homes.fleet(homes.node("a", overhead=overhead)), spec, goal) for overhead in (0.0, 3e-4)

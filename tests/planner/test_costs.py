@@ -7,11 +7,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potluck.models.costs import FormatSpeed, Pass, activation_bytes, bytes_moved, flops, part_cost, seconds
-from potluck.models.sizes import itemsize, kv_bytes_per_token, layer_parts, weight_bytes
+from potluck.models.costs import (
+    NARROW,
+    FormatSpeed,
+    Pass,
+    activation_bytes,
+    bytes_moved,
+    flops,
+    part_cost,
+    plain_speed,
+    seconds,
+)
+from potluck.models.roles import keys_of
+from potluck.models.sizes import itemsize, kv_bytes_per_token, layer_parts, step_bytes, weight_bytes
 from potluck.models.spec import Part, PartKind
 from potluck.planner.fleet import Device
-from potluck.planner.memory import node_bytes
+from potluck.planner.memory import NODE_OVERHEAD, node_bytes, worker_bytes
 from potluck.worker.shard import ShardConfig, Window
 from potluck.worker.shard_memory import ShardMemory
 
@@ -44,6 +55,44 @@ def test_a_window_bounds_what_is_attended_to(homes):
     windowed, full = homes.model(window=8), homes.model()
     assert flops(windowed, attention, far) == flops(windowed, attention, near) < flops(full, attention, far)
     assert bytes_moved(windowed, attention, "float32", far) < bytes_moved(full, attention, "float32", far)
+
+
+def test_short_rows_take_what_a_row_takes_beside_its_bytes(smollm2):
+    device = Device("cpu", 100e9, 20e9, 1, formats={NARROW: FormatSpeed(80e9, 16e9)})
+    assert plain_speed(device, 2048) == plain_speed(device, 8192) == FormatSpeed(100e9, 20e9)
+    assert plain_speed(device, 512).bandwidth == pytest.approx(16e9)
+    assert plain_speed(device, 512).flops == pytest.approx(80e9)
+    # So many nanoseconds a row, whatever its length.
+    row = {columns: 4 * columns / plain_speed(device, columns).bandwidth for columns in (256, 512, 1024, 2048)}
+    bytes_alone = {columns: 4 * columns / 20e9 for columns in row}
+    extra = {columns: row[columns] - bytes_alone[columns] * (1 - 1 / 12) for columns in row}
+    assert extra == pytest.approx(dict.fromkeys(row, extra[512]))
+    # What only noise can say.
+    noisy = replace(device, formats={NARROW: FormatSpeed(110e9, 21e9)})
+    assert plain_speed(noisy, 512) == FormatSpeed(100e9, 20e9)
+
+
+def test_weights_in_a_format_know_no_short_rows(smollm2):
+    narrow = {NARROW: FormatSpeed(80e9, 10e9), "Q4_0": FormatSpeed(90e9, 9e9)}
+    one = Pass(1, 1, 1)
+
+    def taken(spec, formats, dtype):
+        device = Device("cpu", 100e9, 20e9, 1, formats=formats)
+        return seconds(spec, [Part(PartKind.FFN, 0)], one, (device, dtype))
+
+    known = {str(key): "Q4_0" for key in keys_of(smollm2, Part(PartKind.FFN, 0)) if "norm" not in str(key)}
+    quantized = replace(smollm2, encodings=known)
+    without = {"Q4_0": narrow["Q4_0"]}
+    assert taken(quantized, narrow, "quantized") == pytest.approx(taken(quantized, without, "quantized"))
+    # Two of its matrices have rows of 576 columns, the third of 1536.
+    assert taken(smollm2, narrow, "float32") > 1.5 * taken(smollm2, {}, "float32")
+
+
+def test_a_worker_is_given_more_for_the_rows_of_a_wide_model(smollm2, homes):
+    assert worker_bytes(smollm2) == NODE_OVERHEAD > step_bytes(smollm2, 512)
+    wide = homes.model(4, vocab=128256, hidden=4096, ffn=14336)
+    assert step_bytes(wide, 256) == 4 * (256 * (4 * 4096 + 3 * 14336) + 16 * 128256)
+    assert worker_bytes(wide) == step_bytes(wide, 256) + (32 << 20)
 
 
 def test_the_slower_of_streaming_and_multiplying_counts(smollm2):

@@ -22,7 +22,7 @@ from potluck.planner.agreement import agreements
 from potluck.planner.executable import executable_stages
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
 from potluck.planner.goal import Goal
-from potluck.planner.memory import steps_at_once, stream_budgets
+from potluck.planner.memory import goes_ahead, steps_at_once, stream_budgets
 from potluck.planner.plan import Plan, Route, Share, Stage
 from potluck.planner.plan_file import plan_from_data
 from potluck.planner.solve import solve
@@ -136,7 +136,8 @@ class Rig:
                 assignment.checkpoint, assignment.fingerprint = other.path, other.fingerprint
             self.callers.load({node: assignment}, lambda *_: None)
         engine = ServingEngine("model", 2048, Metrics())
-        limits = Limits(kv_blocks(plan), BLOCK_SIZE, 2048, max_rows, steps_at_once(plan))
+        at_once = {"depth": steps_at_once(plan), "ahead": goes_ahead(plan)}
+        limits = Limits(kv_blocks(plan), BLOCK_SIZE, 2048, max_rows, **at_once)
         observers = Observers(engine.delivered, engine.stepped, lambda node, why: engine.detach(f"{node}: {why}"))
         self.scheduler = RecordedSteps(limits)
         self.driver = Driver(self.epoch, self.scheduler, entries(plan), observers)

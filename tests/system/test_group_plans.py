@@ -61,6 +61,9 @@ def expected(rig, files):
                 links.update(stage_traffic(stage, step, files.spec, agreed[number]))
                 formed = sums_per_step(stage) * (step.rows > 0) + (stage.has_head and len(step.sampled_rows()) > 0)
                 sums.update(dict.fromkeys(stage.nodes, formed))
+        # What the step before drew, from the lead.
+        lead, *others = stages[0].nodes
+        links.update(dict.fromkeys([(lead, other) for other in others], 8 * len(step.open_runs)))
     return links, sums
 
 

@@ -59,6 +59,12 @@ def memory_limit():
 
 
 @pytest.fixture(scope="session")
+def limited_launch():
+    """limited_launch(name, bytes): a context that gives the WorkerLaunch of a worker under a limit."""
+    return _beside("memory_group").limited_launch
+
+
+@pytest.fixture(scope="session")
 def processes():
     """The module processes: Worker, Model, client."""
     return _beside("processes")

@@ -22,6 +22,7 @@ class Oracle:
 
     def __init__(self, model):
         self.model = model
+        self._known = {}
 
     def logprobs(self, tokens):
         """log-softmax after every token: (T, V)."""
@@ -43,7 +44,16 @@ class Oracle:
             return torch.cat(found)
 
     def choices(self, prompt, tokens):
-        """The likeliest token at each place of the text after the prompt, and how far it is ahead, in nats."""
+        """The likeliest token at each place of the text after the prompt, and how far it is ahead, in nats.
+
+        Every placement writes the same text: it is looked at once.
+        """
+        text = tuple(prompt), tuple(tokens)
+        if text not in self._known:
+            self._known[text] = self._choices(prompt, tokens)
+        return self._known[text]
+
+    def _choices(self, prompt, tokens):
         best = self.logprobs([*prompt, *tokens])[len(prompt) - 1 : -1].topk(2)
         return best.indices[:, 0].tolist(), (best.values[:, 0] - best.values[:, 1]).tolist()
 

@@ -27,10 +27,10 @@ BLOCK = 16
 class Worker:
     """One process, its channel and stub. With wire "grpc" its data port is ignored."""
 
-    def __init__(self, name, cache, memory=None, emulate=None, wire="tcp"):
+    def __init__(self, name, cache, memory=None, emulate=None, wire="tcp", launch=WorkerLaunch):
         self.log = cache / f"{name}.log"
         text = json.dumps(emulate) if emulate else None
-        launch = WorkerLaunch(name, str(cache / name), memory=memory, emulate=text, log=str(self.log))
+        launch = launch(name, str(cache / name), memory=memory, emulate=text, log=str(self.log))
         self.process = spawn_worker(launch, TOKEN)
         self.name, self.address, self.pid = name, self.process.address, self.process.pid
         self.channel = open_channel(self.address, TOKEN)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from potluck.kernels import packed
-from potluck.models.costs import ATTENTION, FormatSpeed
+from potluck.models.costs import ATTENTION, NARROW, NARROW_COLUMNS, FormatSpeed
 from potluck.models.encodings import packed_bytes, plain_bytes
 from potluck.proto import cluster_pb2 as pb
 from potluck.worker import disk_speed, kernel_speed, layer_overhead
@@ -19,7 +19,7 @@ from potluck.worker.device import CPU
 from potluck.worker.disk_speed import DiskSpeed, measure_disk
 from potluck.worker.emulation import DescribedDevice
 from potluck.worker.gpu.copy_speed import measure_copy_bandwidth
-from potluck.worker.kernel_speed import KernelBench, formats_here, in_turn, pool_size
+from potluck.worker.kernel_speed import KernelBench, formats_here, in_turn, narrow, pool_size
 from potluck.worker.layer_overhead import measure_layer_overhead
 from potluck.worker.sample_products import filled_pool
 from potluck.worker.timing import Work, seconds, typical
@@ -95,6 +95,21 @@ def test_speeds_are_operations_and_bytes_over_seconds(pool, monkeypatch, encodin
     assert {(work.flops, work.nbytes) for work, rows in timed if rows > 1} == {(speed.flops, 0)}
 
 
+def test_short_rows_are_measured_as_a_described_node_knows_them(pool, monkeypatch):
+    timed = []
+
+    def second(work, described, device):
+        work.operation()
+        timed.append(work)
+        return 1.0
+
+    monkeypatch.setattr(kernel_speed, "seconds", second)
+    shapes, speed = kernel_speed.shapes_of(CPU), KernelBench(pool).speed(narrow("F32"))
+    assert speed.bandwidth == plain_bytes((shapes.decode[0], NARROW_COLUMNS), 4)
+    assert speed.flops == 2 * shapes.prefill[0] * NARROW_COLUMNS * shapes.rows
+    assert {work.encoding for work in timed} == {NARROW}
+
+
 @pytest.mark.skipif(not packed.available(), reason="installed without the extension")
 @pytest.mark.parametrize("exact", [False, True])
 def test_weight_only_measures_unrounded_activations(pool, monkeypatch, exact):
@@ -144,6 +159,9 @@ def test_when_time_is_over_the_rest_is_left_out():
     bench = SimpleNamespace(speed=lambda encoding: measured.append(encoding) or FormatSpeed(1.0, 1.0))
     assert list(in_turn(["F32", "Q4_0", "Q8_0"], bench, lambda: len(measured) >= 2)) == ["F32", "Q4_0"]
     assert len(measured) == 2
+    # A quota makes every sample long: the compute type is still measured more than once.
+    assert list(in_turn(["F32", "Q4_0"], bench, lambda: True, ["F32"])) == ["F32"]
+    assert measured[2:] == ["F32"] * 3
 
 
 # Software, copies ----------------------------------------------------------------------------------------------------
@@ -240,7 +258,7 @@ def test_a_worker_tells_what_was_asked_for_and_only_what_is_new(processes, tmp_p
     with processes.running(processes.Worker("a", tmp_path / "a"), imitating) as (worker, other):
         wanted = pb.ProbeRequest(dtype="quantized", formats=["Q4_0", "Q9_9"])
         reply = worker.stub.Probe(wanted, timeout=60)
-        assert [one.format for one in reply.formats] == [*(["Q4_0"] if packed.available() else []), ATTENTION]
+        assert [one.format for one in reply.formats] == [NARROW, *(["Q4_0"] if packed.available() else []), ATTENTION]
         speeds = reply.flops, reply.memory_bandwidth, reply.disk_bandwidth, reply.disk_random
         assert min(speeds) > 0 and all(one.flops > 0 and one.bandwidth > 0 for one in reply.formats)
         assert 0 < reply.memory_free < reply.memory_total and reply.cores > 0 and not reply.unchanged
