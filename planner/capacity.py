@@ -38,8 +38,8 @@ class Able:
 
 def least_seconds(problem: Problem) -> float:
     """What no plan whose stages have one node each can cost less than, whatever its routes."""
-    able = able_places(problem)
-    alone, goal = least_alone(problem, able), problem.request.goal
+    able = _able(problem)
+    alone, goal = _least_alone(problem, able), problem.request.goal
     if goal.aim == "latency":
         return alone
     next_ = least_between(able, problem, whole=True)
@@ -67,8 +67,7 @@ def least_between(able: Sequence[Able], problem: Problem, whole: bool) -> float:
     return problem.layers / layers / problem.request.goal.batch if layers else inf
 
 
-def able_places(problem: Problem) -> list[Able]:
-    """What the places that can run layers can do."""
+def _able(problem: Problem) -> list[Able]:
     return [
         Able(
             place.layer_seconds,
@@ -103,7 +102,7 @@ def _shortest_cycle(able: Sequence[Able], layers: int, whole: bool) -> float:
     return _least(lambda cycle: held(cycle) >= layers * (1 - 1e-9))
 
 
-def least_alone(problem: Problem, able: Sequence[Able]) -> float:
+def _least_alone(problem: Problem, able: Sequence[Able]) -> float:
     """What no token can take less than: layers where they are quickest as long as those have room, every end where it
     is quickest, the shortest ways from and to the engine."""
     places = problem.places

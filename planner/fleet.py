@@ -107,7 +107,6 @@ class Fleet:
     default_link: Link
     links: Mapping[tuple[NodeName, NodeName], Link] = field(default_factory=dict)
     name: str = "fleet"
-    _by_name: Mapping[NodeName, Node] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse a fleet that names a node twice or not at all.
@@ -123,8 +122,6 @@ class Fleet:
         unknown = ({self.engine} | {end for pair in self.links for end in pair}) - set(names)
         if unknown:
             raise ValueError(f"fleet {self.name!r} has no node {', '.join(sorted(unknown))}")
-        # Solving asks for the nodes of every stage of every plan that is tried.
-        object.__setattr__(self, "_by_name", dict(zip(names, self.nodes, strict=True)))
 
     @property
     def kinds(self) -> dict[NodeName, DeviceKind]:
@@ -137,7 +134,10 @@ class Fleet:
         Raises:
             KeyError: the fleet has no such node.
         """
-        return self._by_name[name]
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
 
     def link(self, source: NodeName, target: NodeName) -> Link:
         """The link from one node to another; a node reaches itself at no cost."""

@@ -6,23 +6,19 @@ from collections.abc import Sequence
 
 from potluck.models.sizes import itemsize
 from potluck.planner.collectives import one_after_another
-from potluck.planner.fleet import Fleet, NodeName
+from potluck.planner.fleet import Fleet
 from potluck.planner.offers import Request
 from potluck.planner.places import Place
-
-Nodes = tuple[NodeName, ...]
 
 
 class Hops:
     """The hops among some places, by their numbers. A place reaches itself at no cost."""
 
-    def __init__(self, fleet: Fleet, request: Request, places: Sequence[Place], known: Hops | None = None) -> None:
-        """`known`: hops of the same fleet and request, so that none is worked out twice."""
+    def __init__(self, fleet: Fleet, request: Request, places: Sequence[Place]) -> None:
         self._fleet, self._places = fleet, places
         self._row_bytes = request.spec.hidden * itemsize(request.goal.dtype)
         self._software = request.goal.software
         self._known: dict[tuple[int, int], tuple[float, float]] = {}
-        self._by_nodes: dict[tuple[Nodes, Nodes], tuple[float, float]] = known._by_nodes if known else {}
         self._cheapest: list[float] | None = None
 
     def between(self, source: int, target: int) -> float:
@@ -60,36 +56,23 @@ class Hops:
         return min(past, *map(self.again, numbers))
 
     def _way(self, source: int, target: int) -> tuple[float, float]:
-        known = self._known.get((source, target))
-        if known is None:
-            nodes = self._places[source].nodes, self._places[target].nodes
-            if nodes not in self._by_nodes:
-                self._by_nodes[nodes] = (0.0, 0.0) if source == target else self._worked_out(*nodes)
-            known = self._known[source, target] = self._by_nodes[nodes]
-        return known
-
-    def _worked_out(self, source: Nodes, target: Nodes) -> tuple[float, float]:
-        links = [(self._fleet.link(source[0], node), float(self._row_bytes)) for node in target]
-        way = one_after_another(links)
-        software = self._software.frame * len(target) + self._software.stage
-        return way + software, way - max(link.latency for link, _ in links)
+        if source == target:
+            return 0.0, 0.0
+        if (source, target) not in self._known:
+            lead, nodes = self._places[source].name, self._places[target].nodes
+            links = [(self._fleet.link(lead, node), float(self._row_bytes)) for node in nodes]
+            way = one_after_another(links)
+            software = self._software.frame * len(nodes) + self._software.stage
+            self._known[source, target] = way + software, way - max(link.latency for link, _ in links)
+        return self._known[source, target]
 
     @property
     def cheapest(self) -> list[float]:
         """For every place, the least that it takes to get there from another; 0 for a place that has no other."""
         if self._cheapest is None:
-            leads = {place.name: number for number, place in enumerate(self._places)}
-            named: list[list[int]] = [[] for _ in self._places]
-            for source, target in self._fleet.links:
-                if source != target and source in leads and target in leads:
-                    named[leads[target]].append(leads[source])
-            self._cheapest = [self._nearest(number, sources) for number, sources in enumerate(named)]
+            numbers = range(len(self._places))
+            self._cheapest = [
+                min((self.between(other, place) for other in numbers if other != place), default=0.0)
+                for place in numbers
+            ]
         return self._cheapest
-
-    def _nearest(self, place: int, named: Sequence[int]) -> float:
-        """The least way to a place, given from where links to its lead are named: all others are alike."""
-        others = [number for number in range(len(self._places)) if number != place]
-        if len(self._places[place].nodes) == 1 and len(named) < len(others):
-            known = set(named)
-            others = [*named, next(number for number in others if number not in known)]
-        return min((self.between(other, place) for other in others), default=0.0)

@@ -9,12 +9,11 @@ from fractions import Fraction
 from math import ceil
 from typing import NamedTuple
 
-from potluck.models.sizes import DeviceKind, step_bytes
+from potluck.models.roles import Role, TensorKey, keys_of
+from potluck.models.sizes import DeviceKind, kv_bytes_per_token, step_bytes, tensor_bytes
 from potluck.models.spec import ModelSpec, Part, PartKind
-from potluck.planner.alike import layer_sorts, like
-from potluck.planner.axes import Range
+from potluck.planner.axes import Range, axis_range, kv_heads, local_spec, output_spec, query_heads
 from potluck.planner.fleet import Fleet, NodeName
-from potluck.planner.part_sizes import Piece, part_sizes
 from potluck.planner.plan import Plan, Purpose, Residency, Share
 
 NODE_OVERHEAD = 64 * 2**20  # that a node has for its worker at least
@@ -55,6 +54,11 @@ class NodeBytes:
         return max(self.window, min(self.most, memory - (self.total - self.window)))
 
 
+class _Tensor(NamedTuple):
+    key: TensorKey
+    range: Range
+
+
 class _Kv(NamedTuple):
     layer: int | None
     heads: Range
@@ -77,22 +81,18 @@ def node_bytes(
         plan, spec: what lies where.
         kinds: what nodes compute on (`Fleet.kinds`): quantised weights take more on a GPU. A CPU where none is named.
     """
-    tensors: defaultdict[NodeName, dict[Piece, int]] = defaultdict(dict)
+    tensors: defaultdict[NodeName, dict[_Tensor, int]] = defaultdict(dict)
     kv: defaultdict[NodeName, dict[_Kv, int]] = defaultdict(dict)
     layers: defaultdict[NodeName, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
     windows: defaultdict[NodeName, set[int]] = defaultdict(set)
-    sorts, sizes = layer_sorts(spec), {kind: part_sizes(spec, plan.dtype, kind) for kind in {"cpu", *kinds.values()}}
     for part, share in _held(plan):
-        held = sizes[kinds.get(share.node, "cpu")].of(part, share, like(part, sorts))
-        tensors[share.node].update(held.pieces(part))
+        held = _tensors(spec, part, share, (plan.dtype, kinds.get(share.node, "cpu")))
+        tensors[share.node].update(held)
         if share.residency is Residency.STREAMED and part.layer is not None:
-            layers[share.node][part.layer] += held.weights
+            layers[share.node][part.layer] += sum(held.values())
             windows[share.node].update({share.window} if share.window else ())
         if part.kind is PartKind.ATTENTION:
-            first, end = share.sequence
-            kv[share.node][_Kv(part.layer, held.kv_heads, share.sequence)] = ceil(
-                plan.kv_tokens * held.kv * (end - first)
-            )
+            kv[share.node].update(_kv(spec, part, share, plan))
     return {
         node: NodeBytes(
             sum(tensors[node].values()),
@@ -153,3 +153,16 @@ def _held(plan: Plan) -> Iterator[tuple[Part, Share]]:
         for stage in route.stages if route.purpose is not Purpose.DRAFT else ():
             for part in stage.parts:
                 yield from ((part, share) for share in stage.group(part.kind))
+
+
+def _tensors(spec: ModelSpec, part: Part, share: Share, compute: tuple[str, DeviceKind]) -> dict[_Tensor, int]:
+    held, local, output = axis_range(spec, part.kind, share), local_spec(spec, share), output_spec(spec, share)
+    shapes = {key: output if key.role is Role.O else local for key in keys_of(spec, part)}
+    return {_Tensor(key, held): tensor_bytes(shape, key, *compute) for key, shape in shapes.items()}
+
+
+def _kv(spec: ModelSpec, part: Part, share: Share, plan: Plan) -> dict[_Kv, int]:
+    first, end = share.sequence
+    piece = _Kv(part.layer, kv_heads(spec, query_heads(spec, share)), share.sequence)
+    token = plan.kv_tokens * kv_bytes_per_token(local_spec(spec, share), plan.dtype)
+    return {piece: ceil(token * (end - first))}

@@ -47,8 +47,8 @@ class Problem:
 
     def narrowed(self, numbers: Sequence[int]) -> Problem:
         """The same with these places alone."""
-        places = tuple(self.places[number] for number in numbers)
-        return replace(self, places=places, hops=Hops(self.fleet, self.request, places, self.hops))
+        places = [self.places[number] for number in numbers]
+        return replace(Problem.over(self.fleet, self.request, places), most=self.most)
 
     def plan(self, layout: Layout) -> Plan:
         """A layout as a plan, nothing predicted."""

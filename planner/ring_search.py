@@ -8,14 +8,14 @@ gap. In larger fleets it is solved over the places found and the quickest others
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from math import inf
 
 from potluck.planner.hop_terms import cheapest_hops, exact_hops
 from potluck.planner.layout import Layout
 from potluck.planner.problem import Found, Problem, Search
-from potluck.planner.programme import Answer, Effort, Terms
+from potluck.planner.programme import Answer, Terms
 from potluck.planner.ring_columns import Room
 from potluck.planner.ring_programme import RingProgramme
 from potluck.planner.smoothing import smoothed
@@ -23,62 +23,37 @@ from potluck.planner.stream_moves import kept_by_window
 from potluck.planner.tour import MOST_EXACT, Tour
 
 _CLOSE, _CLOSER = 1 + 1e-6, 1 - 1e-9
-_EXACT = Effort(20_000)
-# For what bounds nothing: a limit, and what is found over some places of a larger fleet. With all effort, 64 places
-# took 20 s for half a percent.
-_ROUGH = Effort(200, 1e-3)
+_MOST_BRANCHES = 20_000
 # A larger fleet is first thinned out: to the places that the relaxed programme uses most, and the quickest.
 MOST_WHOLE = 64
 _MOST_USED, _MOST_QUICK = 32, 16
 
 
-@dataclass(frozen=True, slots=True)
-class Loose:
-    """A ring found with hops underestimated, its programme, and what no ring of its kind can cost less than.
-
-    `few`: whether those are all places, and so few that the programme with exact hops may raise the bound.
-    """
-
-    found: Found
-    ring: RingProgramme
-    bound: float
-    few: bool
-
-
 def best_ring(problem: Problem, rounds: int, limit: float, room: Room = "none") -> Search:
     """The best ring, if any costs no more than `limit` seconds of the goal's aim; `room` for what it streams."""
-    loose = loosely(problem, rounds, limit, room)
-    return tightened(loose, loose.found) if loose else Search(None)
-
-
-def loosely(problem: Problem, rounds: int, limit: float, room: Room = "none") -> Loose | None:
-    """The best ring with hops underestimated, if any costs no more than `limit` seconds of the goal's aim."""
     if len(problem.places) < 2 or problem.layers < 2 * rounds:
-        return None
+        return Search(None)
     if len(problem.places) > MOST_WHOLE:
         return _thinned(problem, rounds, limit, room)
-    if limit == inf:
-        # Tolerances are as fine as the limit is low.
-        rough = _loosely(problem, (rounds, room), _most_seconds(problem, rounds), _ROUGH)
-        return _loosely(problem, (rounds, room), rough.found.seconds, _EXACT) or rough if rough else None
-    return _loosely(problem, (rounds, room), limit, _EXACT)
-
-
-def _loosely(problem: Problem, kind: tuple[int, Room], limit: float, effort: Effort) -> Loose | None:
-    ring = RingProgramme(problem, kind[0], limit, kind[1])
-    answer = _solved(ring, cheapest_hops, effort)
+    known = limit < inf
+    ring = RingProgramme(problem, rounds, limit if known else _most_seconds(problem, rounds), room)
+    answer = _solved(ring, cheapest_hops)
     if answer is None:
-        return None
-    return Loose(_found(ring, answer), ring, ring.seconds(answer.bound), len(problem.places) <= MOST_EXACT)
+        return Search(None)
+    found = _found(ring, answer)
+    # Tolerances are as fine as the limit is low.
+    if not known:
+        return best_ring(problem, rounds, found.seconds, room)
+    return _tightened(found, ring, ring.seconds(answer.bound))
 
 
-def _thinned(problem: Problem, rounds: int, limit: float, room: Room) -> Loose | None:
+def _thinned(problem: Problem, rounds: int, limit: float, room: Room) -> Search:
     """The best ring over some places of a large fleet; the bound is that of the relaxed programme over all of them."""
     ring = RingProgramme(problem, rounds, limit if limit < inf else _most_seconds(problem, rounds), room)
     ring.set_aim(cheapest_hops(ring))
     relaxed = ring.programme.minimise(relaxed=True)
     if relaxed is None:
-        return None
+        return Search(None)
 
     def used(number: int) -> float:
         one = ring.columns[number]
@@ -89,31 +64,28 @@ def _thinned(problem: Problem, rounds: int, limit: float, room: Room) -> Loose |
     by_room = sorted(numbers, key=lambda number: problem.places[number].layer_seconds / problem.places[number].most())
     by_use = sorted(numbers, key=used, reverse=True)[:_MOST_USED]
     chosen = {*problem.required(rounds), *by_use, *by_speed[:_MOST_QUICK], *by_room[:_MOST_QUICK]}
-    over = problem.narrowed(sorted(chosen)[:MOST_WHOLE])
-    loose = _loosely(over, (rounds, room), limit if limit < inf else _most_seconds(over, rounds), _ROUGH)
-    return replace(loose, bound=ring.seconds(relaxed.bound), few=False) if loose else None
+    search = best_ring(problem.narrowed(sorted(chosen)[:MOST_WHOLE]), rounds, limit, room)
+    return Search(search.best, ring.seconds(relaxed.bound))
 
 
-def tightened(loose: Loose, best: Found) -> Search:
-    """The search's result, once hops are exact where they can be, where `best` of the loose and others is known."""
-    found, bound = loose.found, loose.bound
-    if best.seconds <= bound * _CLOSE:
+def _tightened(found: Found, loose: RingProgramme, bound: float) -> Search:
+    """The search's result, once hops are exact where they can be."""
+    if found.seconds <= bound * _CLOSE:
         return Search(found)
-    over = found.problem if loose.few else found.problem.narrowed(_promising(found))
-    ring = RingProgramme(over, loose.ring.rounds, min(best.seconds, found.seconds), loose.ring.room)
+    problem, few = found.problem, len(found.problem.places) <= MOST_EXACT
+    over = problem if few else problem.narrowed(_promising(found))
+    ring = RingProgramme(over, loose.rounds, found.seconds, loose.room)
     answer = _solved(ring, exact_hops)
     better = _found(ring, answer) if answer else found
-    nearest = min(found, better, key=lambda one: one.seconds)
-    if not loose.few:
-        return Search(nearest, bound)
-    # What the programme says of room for a layer may be less than what its ring costs.
-    exact = ring.seconds(answer.bound) if answer and loose.ring.room == "layer" else inf
-    return Search(nearest, max(bound, exact))
+    best = min(found, better, key=lambda one: one.seconds)
+    if loose.room == "layer" and answer:
+        return Search(best, max(bound, ring.seconds(answer.bound)) if few else bound)
+    return Search(best, inf if few else bound)
 
 
-def _solved(ring: RingProgramme, hops: Callable[[RingProgramme], Terms], effort: Effort = _EXACT) -> Answer | None:
+def _solved(ring: RingProgramme, hops: Callable[[RingProgramme], Terms]) -> Answer | None:
     ring.set_aim(hops(ring))
-    return ring.programme.minimise(effort)
+    return ring.programme.minimise(_MOST_BRANCHES)
 
 
 def _found(ring: RingProgramme, answer: Answer) -> Found:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 
 from potluck.models.costs import PartCost, Pass, part_cost
+from potluck.models.sizes import formats_of
 from potluck.models.spec import ModelSpec, Part
-from potluck.planner.alike import Like, layer_sorts, like
 from potluck.planner.axes import local_spec
-from potluck.planner.fleet import Device
 from potluck.planner.group_sums import GroupSums, Members, Setting
 from potluck.planner.plan import Stage
 from potluck.planner.prediction import Times, together
@@ -58,19 +57,15 @@ def stage_cost(stage: Stage, setting: Setting) -> StageCost:
         ValueError: see `transfers.check_replicated`.
     """
     check_replicated(stage)
-    sorts = layer_sorts(setting.spec)
     members = [
-        _costs(local_spec(setting.spec, share), setting.fleet.node(share.node).device, setting.dtype)
+        (local_spec(setting.spec, share), (setting.fleet.node(share.node).device, setting.dtype))
         for share in stage.shares
     ]
-    known: dict[Like, Members] = {}
-    costs: list[Members] = []
+    known: dict[object, Members] = {}
     for part in stage.parts:
-        alike = like(part, sorts)
-        if alike not in known:
-            known[alike] = tuple(member.of(part, alike) for member in members)
-        costs.append(known[alike])
-    return StageCost(stage, setting, tuple(costs))
+        if (like := _like(setting.spec, part)) not in known:
+            known[like] = tuple(part_cost(spec, part, compute) for spec, compute in members)
+    return StageCost(stage, setting, tuple(known[_like(setting.spec, part)] for part in stage.parts))
 
 
 def stage_seconds(stage: Stage, setting: Setting, work: Pass) -> float:
@@ -82,24 +77,10 @@ def stage_seconds(stage: Stage, setting: Setting, work: Pass) -> float:
     return stage_cost(stage, setting).times(work).total
 
 
-@dataclass(frozen=True, slots=True)
-class _Costs:
-    """The costs of a model's parts on a device, each worked out once."""
-
-    spec: ModelSpec
-    compute: tuple[Device, str]
-    known: dict[Like, PartCost] = field(default_factory=dict)
-
-    def of(self, part: Part, alike: Like) -> PartCost:
-        if alike not in self.known:
-            self.known[alike] = part_cost(self.spec, part, self.compute)
-        return self.known[alike]
-
-
-# Whoever solves predicts plans of the same devices by the hundred.
-@lru_cache(maxsize=4096)
-def _costs(spec: ModelSpec, device: Device, dtype: str) -> _Costs:
-    return _Costs(spec, (device, dtype))
+def _like(spec: ModelSpec, part: Part) -> object:
+    """What parts that cost the same have in common."""
+    window = spec.layers[part.layer].window if part.layer is not None else None
+    return part.kind, window, formats_of(spec, [part])
 
 
 @dataclass(frozen=True, slots=True)

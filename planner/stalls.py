@@ -6,13 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from potluck.models.sizes import layer_parts
-from potluck.models.spec import PartKind
-from potluck.planner.alike import layer_sorts, like
+from potluck.models.sizes import layer_parts, weight_bytes
+from potluck.models.spec import ModelSpec, PartKind
+from potluck.planner.axes import local_spec
 from potluck.planner.fleet import NodeName
 from potluck.planner.group_sums import Setting
-from potluck.planner.part_sizes import part_sizes
-from potluck.planner.plan import Residency, Route
+from potluck.planner.plan import Residency, Route, Share
 from potluck.planner.prefetch import Window
 from potluck.planner.way import Way
 
@@ -32,18 +31,11 @@ class Streamed:
 
 def streamed_layers(route: Route, setting: Setting) -> Iterator[Streamed]:
     """Every streamed layer of a route on every node that has it, in the order in which steps need them."""
-    sorts = layer_sorts(setting.spec)
     for number, stage in enumerate(route.stages):
         streaming = [share for share in stage.shares if share.residency is Residency.STREAMED]
-        sizes = {
-            share.node: part_sizes(setting.spec, setting.dtype, setting.fleet.node(share.node).device.kind)
-            for share in streaming
-        }
         for layer in stage.layers if streaming else ():
-            parts = [(part, like(part, sorts)) for part in layer_parts([layer])]
             for share in streaming:
-                nbytes = sum(sizes[share.node].of(part, share, alike).weights for part, alike in parts)
-                yield Streamed(share.node, number, layer, nbytes)
+                yield Streamed(share.node, number, layer, _layer_bytes(setting, share, layer))
 
 
 class Steps:
@@ -112,6 +104,12 @@ class Steps:
             for node in readers if part.kind is PartKind.FFN else ():
                 self._windows[node].leave(now)
         return now + (cost.sums(work).total - summed if stage.is_group else 0.0)
+
+
+def _layer_bytes(setting: Setting, share: Share, layer: int) -> int:
+    local: ModelSpec = local_spec(setting.spec, share)
+    kind = setting.fleet.node(share.node).device.kind
+    return weight_bytes(local, layer_parts([layer]), setting.dtype, kind)
 
 
 def _mean(steps: list[list[float]]) -> list[float]:

@@ -37,20 +37,13 @@ def groups(problem: Problem, limit: float) -> Search:
 def _promising(problem: Problem) -> list[Place]:
     """Groups that take less time for a layer than their quickest member alone, the quickest first."""
     goal = problem.request.goal
-    if goal.rounds > 1 or goal.spread != "best" or not goal.grouping or not _may_fit(problem):
+    if goal.rounds > 1 or goal.spread != "best" or not goal.grouping:
         return []
     places = Places(problem.fleet, problem.request)
     alone = [place for place in problem.places if place.room() > 0 and not _is_stopped(problem.fleet.node(place.name))]
     seeds = sorted(alone, key=lambda place: place.layer_seconds)[:_MOST_SEEDS]
     found = {frozenset(place.nodes): place for place in _grown(problem, places, seeds)}
     return sorted(found.values(), key=lambda place: place.layer_seconds)
-
-
-def _may_fit(problem: Problem) -> bool:
-    """Whether all memory together is as large as the layers: parts of a layer take no less than the layer."""
-    holders = [place.holders[0] for place in problem.places]
-    room = sum(max(0, one.free) / (one.layer_weights + one.layer_kv) for one in holders)
-    return room >= problem.layers
 
 
 def _is_stopped(node: Node) -> bool:

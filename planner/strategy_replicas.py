@@ -8,16 +8,15 @@ moving places from set to set. Nothing is streamed: a disk that is read for ever
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
-from itertools import islice
 from math import inf
 
-from potluck.planner.capacity import able_places, least_alone, least_between, least_seconds
+from potluck.planner.capacity import least_seconds
 from potluck.planner.divisions import Division, Set, divisions, moves_of
 from potluck.planner.goal import Aim
-from potluck.planner.objective import cost_of, objective
+from potluck.planner.objective import objective
 from potluck.planner.predict import predict
 from potluck.planner.problem import Found, Problem, Search
 from potluck.planner.strategy_ring import pipeline
@@ -25,10 +24,9 @@ from potluck.planner.strategy_single import single
 
 # 52 divisions of 31 sets are a second of programmes; six places have 203 of 63.
 _MOST_DIVIDED = 5
-# Of more places, so many moves are tried, each one or two programmes: those of so many that promise most.
-_MOST_MOVED, _MOST_RANKED = 8, 128
+# Of more places, so many moves are tried; each is one or two programmes.
+_MOST_MOVED = 24
 _CLOSER = 1 - 1e-9
-_RARE = 1e-12
 # Of a division's routes, so many of the quickest are tried as that of a lone user.
 _MOST_FIRST = 3
 
@@ -44,19 +42,10 @@ def replicas(problem: Problem, limit: float) -> Search:
         return Search(None)
     few = len(able) <= _MOST_DIVIDED
     joining = _Joining(resident)
-    best = joining.best_of(divisions(able)) if few else _improved(joining, _filled(resident, able))
-    found = joining.found(best) if best and best.seconds < limit else None
+    found = joining.best_of(divisions(able)) if few else _improved(joining, _filled(resident, able))
     # Tokens per second add up, so that the best sets make the best division; times per token do not.
     tried = few and goal.aim == "throughput"
-    return Search(found, inf if tried else least_seconds(problem))
-
-
-@dataclass(frozen=True, slots=True)
-class _Together:
-    """Routes side by side and what they cost together; the quickest, where a lone request goes, first."""
-
-    seconds: float
-    routes: tuple[Found, ...]
+    return Search(found if found and found.seconds < limit else None, inf if tried else least_seconds(problem))
 
 
 class _Joining:
@@ -66,31 +55,13 @@ class _Joining:
         self._problem = problem
         self._required = {problem.places[number].name for number in problem.required()}
         self._route = cache(lambda chosen, aim: _route(problem, chosen, aim))
-        self._least = cache(lambda chosen: _least(problem, chosen))
 
-    def best_of(self, tried: Iterable[Division]) -> _Together | None:
+    def best_of(self, tried: Iterator[Division]) -> Found | None:
         """The best of some divisions. Places of sets that hold no model stay unused."""
         found = (joined for division in tried for joined in self._joined(division))
         return min(found, key=lambda one: one.seconds, default=None)
 
-    def promising(self, division: Division) -> Iterator[Division]:
-        """The moves of a division, those first that could cost least."""
-        yield from sorted(islice(moves_of(division), _MOST_RANKED), key=self.least)
-
-    def least(self, division: Division) -> float:
-        """What a division cannot cost less than."""
-        alone, next_ = zip(*(self._least(tuple(sorted(one))) for one in division), strict=True)
-        return cost_of(min(alone), 1 / max(sum(1 / one for one in next_), _RARE), self._problem.request.goal)
-
-    def found(self, best: _Together) -> Found:
-        """As a plan with its prediction."""
-        first, request = best.routes[0], self._problem.request
-        plan = replace(first.plan, routes=tuple(one.plan.routes[0] for one in best.routes), prediction=None)
-        prediction = predict(plan, self._problem.fleet, request.spec, request.goal)
-        seconds = objective(prediction, request.goal)
-        return Found(replace(plan, prediction=prediction), seconds, first.problem, first.layout, best.routes)
-
-    def _joined(self, division: Division) -> Iterator[_Together]:
+    def _joined(self, division: Division) -> Iterator[Found]:
         """The routes that give most together; with a part for a lone user, also with one of the quickest quicker."""
         sets = [tuple(sorted(one)) for one in division]
         busy = {one: route for one in sets if (route := self._route(one, "throughput"))}
@@ -102,19 +73,17 @@ class _Joining:
             quick = self._route(first, "balanced")
             yield from self._together([*([quick] if quick else []), *(busy[one] for one in busy if one != first)])
 
-    def _together(self, routes: Sequence[Found]) -> Iterator[_Together]:
-        """Some routes, if all who must have a layer have one. Their tokens per second add up."""
+    def _together(self, routes: Sequence[Found]) -> Iterator[Found]:
+        """Some routes as one plan, if all who must have a layer have one; the quickest, where a lone request goes,
+        first."""
         ordered = tuple(sorted(routes, key=_alone))
-        if not self._required or self._required <= {node for one in ordered for node in one.plan.nodes}:
-            rate = sum(one.plan.prediction.tokens_per_second for one in ordered if one.plan.prediction)
-            yield _Together(cost_of(_alone(ordered[0]), 1 / rate, self._problem.request.goal), ordered)
-
-
-def _least(problem: Problem, chosen: Set) -> tuple[float, float]:
-    """What a token over some places cannot take less than, and the time between tokens."""
-    over = problem.narrowed(chosen)
-    able = able_places(over)
-    return least_alone(over, able), least_between(able, over, whole=True)
+        if not self._required <= {node for one in ordered for node in one.plan.nodes}:
+            return
+        plan = replace(ordered[0].plan, routes=tuple(one.plan.routes[0] for one in ordered), prediction=None)
+        request = self._problem.request
+        prediction = predict(plan, self._problem.fleet, request.spec, request.goal)
+        seconds, first = objective(prediction, request.goal), ordered[0]
+        yield Found(replace(plan, prediction=prediction), seconds, first.problem, first.layout, ordered)
 
 
 def _alone(found: Found) -> float:
@@ -139,16 +108,14 @@ def _route(problem: Problem, chosen: Set, aim: Aim) -> Found | None:
     return best
 
 
-def _improved(joining: _Joining, division: Division) -> _Together | None:
+def _improved(joining: _Joining, division: Division) -> Found | None:
     """A division improved by moving one place at a time while that helps."""
-    best, moves = joining.best_of([division]), joining.promising(division)
+    best, moves = joining.best_of(iter([division])), moves_of(division)
     for _ in range(_MOST_MOVED if best else 0):
         moved = next(moves, None)
-        if best is None or moved is None or joining.least(moved) >= best.seconds:
-            break
-        other = joining.best_of([moved])
-        if other and other.seconds < best.seconds * _CLOSER:
-            best, moves = other, joining.promising(moved)
+        other = joining.best_of(iter([moved])) if moved else None
+        if moved and other and best and other.seconds < best.seconds * _CLOSER:
+            best, moves = other, moves_of(moved)
     return best
 
 

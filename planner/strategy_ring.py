@@ -7,14 +7,18 @@ that stream, or for who asks for them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import product
 from math import inf
 
 from potluck.planner.problem import Found, Problem, Search
-from potluck.planner.ring_columns import rounds_to_try
+from potluck.planner.ring_columns import Room, rounds_to_try
 from potluck.planner.ring_enumeration import are_few, best_of_all
-from potluck.planner.ring_search import MOST_WHOLE, Loose, best_ring, loosely, tightened
+from potluck.planner.ring_search import MOST_WHOLE, best_ring
 from potluck.planner.stream_search import refined
+
+# What hides all reading first, then what may not, but reads less.
+_ROOMS: tuple[Room, ...] = ("window", "layer")
+_MOST_REFINED = 1
 
 
 def pipeline(problem: Problem, limit: float) -> Search:
@@ -43,39 +47,12 @@ def streamed_ring(problem: Problem, limit: float) -> Search:
 
 def _searched(problem: Problem, limit: float) -> tuple[Found | None, float]:
     """The best of the programmes' rings, improved, and what no ring can cost less than."""
-    best: Found | None = None
-    loose: list[Loose] = []
-    for rounds in rounds_to_try(problem.layers):
-        one = loosely(problem, rounds, _least(limit, best), "layer")
-        loose += [one] if one else []
-        best = _better(best, one.found if one else None)
-    for one in sorted(loose, key=lambda one: one.bound) if len(problem.places) <= MOST_WHOLE else ():
-        if one.bound < _least(limit, best):
-            best = _better(best, best_ring(problem, one.ring.rounds, _least(limit, best), "window").best)
-    return _raised(loose, refined(best) if best else None, limit)
-
-
-def _raised(loose: Sequence[Loose], best: Found | None, limit: float) -> tuple[Found | None, float]:
-    """The best, and the least of the bounds, which is raised by exact hops as long as one can be that is least."""
-    bounds = {one.ring.rounds: one.bound for one in loose}
-    open_ = {one.ring.rounds: one for one in loose}
-    while bounds and best:
-        rounds = min(bounds, key=lambda rounds: bounds[rounds])
-        if rounds not in open_ or bounds[rounds] >= best.seconds:
-            break
-        search = tightened(open_.pop(rounds), best)
-        bounds[rounds] = search.bound
-        better = _better(best, search.best)
-        best = refined(better) if better and better is not best else best
-    return best, min(bounds.values(), default=inf)
-
-
-def _better(best: Found | None, other: Found | None) -> Found | None:
-    """The better of the best and another that streams."""
-    if other is None or not other.layout.kept or (best and best.seconds <= other.seconds):
-        return best
-    return other
-
-
-def _least(limit: float, best: Found | None) -> float:
-    return min(limit, best.seconds) if best else limit
+    found: list[Found] = []
+    bound = inf
+    rooms = _ROOMS if len(problem.places) <= MOST_WHOLE else _ROOMS[-1:]
+    for rounds, room in product(rounds_to_try(problem.layers), rooms):
+        search = best_ring(problem, rounds, min((limit, *(one.seconds for one in found))), room)
+        found += [search.best] if search.best and search.best.layout.kept else []
+        bound = min(bound, search.bound) if room == "layer" else bound
+    promising = sorted(found, key=lambda one: one.seconds)[:_MOST_REFINED]
+    return min(map(refined, promising), key=lambda one: one.seconds, default=None), bound

@@ -63,31 +63,18 @@ class Tour:
         """Move stretches elsewhere as long as that helps (Or-opt: no stretch is turned, as links are not symmetric)."""
         seconds = self.seconds(order)
         for _ in range(len(order)):
-            moved, place, stretch, rest = min(self._moves(order))
-            if moved >= seconds - 1e-12:
+            best = min(_moved(order), key=self.seconds)
+            if self.seconds(best) >= seconds - 1e-12:
                 break
-            order, seconds = rest[:place] + stretch + rest[place:], moved
+            order, seconds = best, self.seconds(best)
         return order
 
-    def _moves(self, order: Order) -> Iterator[tuple[float, int, Order, Order]]:
-        """Up to three places that follow each other at another place among the rest, and what that order costs."""
-        for length in (1, 2, 3):
-            for first in range(len(order) - length + 1):
-                stretch, rest = order[first : first + length], order[:first] + order[first + length :]
-                fixed = self._way(rest) + self._way(stretch)
-                for place in range(len(rest) + 1):
-                    if place != first:
-                        yield fixed + self._put(stretch, rest, place), place, stretch, rest
 
-    def _way(self, order: Order) -> float:
-        return self._rounds * sum(self._between(*hop) for hop in pairwise(order))
-
-    def _put(self, stretch: Order, rest: Order, place: int) -> float:
-        """What joining a stretch to the rest at a place adds to the ways within both, the ends included."""
-        if place == 0:
-            return self._rounds * self._between(stretch[-1], rest[0]) + self._closing(stretch[0], rest[-1])
-        if place == len(rest):
-            return self._rounds * self._between(rest[-1], stretch[0]) + self._closing(rest[0], stretch[-1])
-        before, after = rest[place - 1], rest[place]
-        detour = self._between(before, stretch[0]) + self._between(stretch[-1], after) - self._between(before, after)
-        return self._rounds * detour + self._closing(rest[0], rest[-1])
+def _moved(order: Order) -> Iterator[Order]:
+    """Every order in which up to three places that follow each other stand elsewhere."""
+    for length in (1, 2, 3):
+        for first in range(len(order) - length + 1):
+            stretch, rest = order[first : first + length], order[:first] + order[first + length :]
+            for place in range(len(rest) + 1):
+                if place != first:
+                    yield rest[:place] + stretch + rest[place:]
