@@ -48,7 +48,7 @@ class Loose:
 def best_ring(problem: Problem, rounds: int, limit: float, room: Room = "none") -> Search:
     """The best ring, if any costs no more than `limit` seconds of the goal's aim; `room` for what it streams."""
     loose = loosely(problem, rounds, limit, room)
-    return tightened(loose, loose.found) if loose else Search(None)
+    return tightened(loose, limit) if loose else Search(None)
 
 
 def loosely(problem: Problem, rounds: int, limit: float, room: Room = "none") -> Loose | None:
@@ -94,13 +94,14 @@ def _thinned(problem: Problem, rounds: int, limit: float, room: Room) -> Loose |
     return replace(loose, bound=ring.seconds(relaxed.bound), few=False) if loose else None
 
 
-def tightened(loose: Loose, best: Found) -> Search:
-    """The search's result, once hops are exact where they can be, where `best` of the loose and others is known."""
+def tightened(loose: Loose, limit: float) -> Search:
+    """The search's result, once hops are exact where they can be; `limit` as in `best_ring`."""
     found, bound = loose.found, loose.bound
-    if best.seconds <= bound * _CLOSE:
+    limit = min(limit, found.seconds)
+    if limit <= bound * _CLOSE:
         return Search(found)
     over = found.problem if loose.few else found.problem.narrowed(_promising(found))
-    ring = RingProgramme(over, loose.ring.rounds, min(best.seconds, found.seconds), loose.ring.room)
+    ring = RingProgramme(over, loose.ring.rounds, limit, loose.ring.room)
     answer = _solved(ring, exact_hops)
     better = _found(ring, answer) if answer else found
     nearest = min(found, better, key=lambda one: one.seconds)

@@ -57,20 +57,21 @@ def _searched(problem: Problem, limit: float) -> tuple[Found | None, float]:
             _keep(found, best_ring(problem, one.ring.rounds, _least(limit, found), "window").best)
     promising = sorted(found.values(), key=lambda one: one.seconds)[:_MOST_REFINED]
     best = min(map(refined, promising), key=lambda one: one.seconds, default=None)
-    return _raised(loose, best)
+    return _raised(loose, best, limit)
 
 
-def _raised(loose: Sequence[Loose], best: Found | None) -> tuple[Found | None, float]:
+def _raised(loose: Sequence[Loose], best: Found | None, limit: float) -> tuple[Found | None, float]:
     """The best, and the least of the bounds, which is raised by exact hops as long as one can be that is least."""
     bounds = {one.ring.rounds: one.bound for one in loose}
     open_ = {one.ring.rounds: one for one in loose}
-    while bounds and best:
+    while bounds:
+        known = min(limit, best.seconds) if best else limit
         rounds = min(bounds, key=lambda rounds: bounds[rounds])
-        if rounds not in open_ or bounds[rounds] >= best.seconds:
+        if rounds not in open_ or bounds[rounds] >= known:
             break
-        search = tightened(open_.pop(rounds), best)
+        search = tightened(open_.pop(rounds), known)
         bounds[rounds] = search.bound
-        if search.best and search.best.layout.kept and search.best.seconds < best.seconds:
+        if search.best and search.best.layout.kept and search.best.seconds < known:
             best = refined(search.best)
     return best, min(bounds.values(), default=inf)
 
