@@ -200,7 +200,7 @@ def planned_in_time(fleet, spec, goal):
     ("count", "gaps"),
     [
         (8, {"latency": 0.1, "throughput": 0.1, "balanced": 0.1}),
-        (32, {"latency": 0.06, "throughput": 0.13, "balanced": 0.32}),
+        (32, {"latency": 0.1, "throughput": 0.13, "balanced": 0.32}),
         (1000, {"latency": 0.6, "balanced": 0.65}),
     ],
 )
