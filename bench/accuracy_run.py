@@ -15,6 +15,7 @@ from pipeline import Silent, token_times
 from potluck.coordinator.deployment import Deployment, Serving
 from potluck.coordinator.engine import ServingEngine
 from potluck.coordinator.fabric import LocalFabric, WorkerLaunch
+from potluck.coordinator.in_force import InForce
 from potluck.coordinator.metrics import Metrics
 from potluck.deploy.prepare import model_files
 from potluck.models.source import locate
@@ -42,11 +43,9 @@ class Switching(Deployment):
     """A deployment whose plan can be changed between requests."""
 
     @property
-    def fleet(self) -> Fleet:
+    def measured(self) -> Fleet:
         """The fleet as its workers measured it."""
-        if self._fleet is None:
-            raise ValueError("the fleet has not been measured")
-        return self._fleet
+        return self._force.fleet
 
     @property
     def goal(self) -> Goal:
@@ -56,15 +55,21 @@ class Switching(Deployment):
     @property
     def spec(self) -> ModelSpec:
         """The model's shape."""
-        return self._model.spec
+        return self._force.spec
 
     def switch(self, plan: Plan) -> None:
         """Serve by another plan from now on; no request may be running."""
-        self._driver = None
-        self._detach("the plan is being changed", "the plan was changed")
-        if self._plan is not None:
-            self._required_callers().release(list(self._plan.nodes), self._epoch)
-        self._serve(self.fleet, plan, Silent())
+        force, epochs = self._force, self._epochs
+        epochs.end("the plan is being changed", "the plan was changed")
+        epochs.over()
+        self._workers.callers.release(list(force.plan.nodes), epochs.number)
+        epochs.serve(force.fleet, plan, Silent())
+
+    @property
+    def _force(self) -> InForce:
+        if self._epochs.last is None:
+            raise ValueError("nothing is served yet")
+        return self._epochs.last.force
 
 
 def deploy(
@@ -103,7 +108,7 @@ class Trial:
 
 def trials(deployment: Switching) -> list[Trial]:
     """The candidates over the measured fleet, those with the same stages as one."""
-    goal, fleet = deployment.goal, deployment.fleet
+    goal, fleet = deployment.goal, deployment.measured
     found: list[Trial] = []
     for name, plan in candidates(fleet, Request(deployment.spec, goal)).items():
         alike = [trial for trial in found if trial.plan.routes == plan.routes]
@@ -117,7 +122,7 @@ def _trial(plan: Plan, deployment: Switching) -> Trial:
     rough = plan.prediction.time_per_token if plan.prediction else 1.0
     tokens = min(_MOST, max(_FEWEST, round(_SECONDS / rough)))
     goal = replace(deployment.goal, context=PROMPT + tokens // 2)
-    prediction = predict(plan, deployment.fleet, deployment.spec, goal)
+    prediction = predict(plan, deployment.measured, deployment.spec, goal)
     return Trial([], plan, tokens, (prediction.time_to_first_token, prediction.time_per_token))
 
 
@@ -138,4 +143,4 @@ def measure(deployment: Switching, rounds: int) -> list[Trial]:
 def facts(deployment: Switching, rounds: int) -> dict[str, object]:
     """For JSON: the fleet as it was measured, and every trial."""
     measured = measure(deployment, rounds)
-    return {"fleet": fleet_to_data(deployment.fleet), "trials": [trial.facts() for trial in measured]}
+    return {"fleet": fleet_to_data(deployment.measured), "trials": [trial.facts() for trial in measured]}
