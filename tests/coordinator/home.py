@@ -1,6 +1,7 @@
 """A home of worker processes on this machine that serves a tiny model. Test modules use the fixture `home`."""
 
 import asyncio
+import json
 import threading
 import time
 
@@ -142,6 +143,11 @@ class Home:
         except GenerationError as error:
             return error
         raise AssertionError("the request was taken")
+
+
+def slow(flops, memory_bandwidth):
+    """What makes a worker a slow node."""
+    return json.dumps({"device": {"flops": flops, "memory_bandwidth": memory_bandwidth}})
 
 
 def ask(prompt, tokens=16, ends=(), score=False, **sampling):

@@ -32,6 +32,11 @@ def homes(home, tiny_model, tmp_path):
         assert psutil.wait_procs(one.processes.values(), 5)[1] == []
 
 
+def dawdling(home, node="n0"):
+    """Settings of a Home of which one node takes so long that a long request cannot end before it is cut short."""
+    return {"emulate": {node: home.slow(1e8, 2e7)}}
+
+
 async def read_to_the_error(stream):
     with pytest.raises(GenerationError) as ended:
         async for _ in stream:
@@ -40,7 +45,7 @@ async def read_to_the_error(stream):
 
 
 async def test_nodes_lost_one_after_the_other(homes, home):
-    one = homes(rounds=2)
+    one = homes(rounds=2, **dawdling(home))
     (before,) = await one.texts(home.ask([4, 5, 6], 10))
     streams = [one.engine.submit([home.ask([number, 9], 480)])[0] for number in range(3, 7)]
     readers = [asyncio.create_task(read_to_the_error(stream)) for stream in streams]
@@ -83,7 +88,7 @@ async def test_two_nodes_lost_at_once(homes, home):
 
 async def test_a_frozen_node_is_noticed_and_replaced(homes, home):
     """Its connections stand and its kernel acknowledges everything: only its silence tells."""
-    one = homes(silent=2.0)
+    one = homes(silent=2.0, **dawdling(home))
     (long,) = one.engine.submit([home.ask([4, 5, 6], 480)])
     reader = asyncio.create_task(read_to_the_error(long))
     await home.eventually(lambda: one.engine.status().running == 1)
@@ -188,7 +193,7 @@ async def test_a_drain_lets_running_requests_finish_and_ends_the_rest(homes, hom
 
 
 async def test_a_drain_ends_what_takes_too_long(homes, home):
-    one = homes(nodes=1)
+    one = homes(nodes=1, **dawdling(home))
     (long,) = one.engine.submit([home.ask([4, 5, 6], 500)])
     reader = asyncio.create_task(read_to_the_error(long))
     await asyncio.to_thread(one.deployment.drain, 0.1)

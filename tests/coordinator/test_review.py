@@ -1,7 +1,6 @@
 """Predicted beside measured with real workers: who counts, what is said, and nodes that are not what they were."""
 
 import asyncio
-import json
 import time
 
 import pytest
@@ -65,18 +64,13 @@ async def test_only_requests_that_ran_alone_count(homes, home):
     assert not [entry for entry in one.diary.entries if entry[0] == "remeasuring"]
 
 
-def slow(flops, memory_bandwidth):
-    """What makes a worker a slow node."""
-    return json.dumps({"device": {"flops": flops, "memory_bandwidth": memory_bandwidth}})
-
-
 async def test_a_measured_node_that_slowed_down_gets_less(homes, home, tmp_path):
     """Requests are late, measuring finds out why, later starts will know, and the plan changes while nothing runs."""
     kept, wide = Measurements(tmp_path / "measured.json"), {"hidden_size": 256, "intermediate_size": 512}
     reply = pb.ProbeReply(flops=1e10, memory_bandwidth=1e10)
     kept.keep("bfloat16", dict.fromkeys(("n0", "n1", "another"), reply))
     measured = {"fleet": None, "measurements": kept, "remeasure_after": 5}
-    one = homes(wide, True, emulate={"n1": slow(5e8, 1e9)}, serving=measured)
+    one = homes(wide, True, emulate={"n1": home.slow(5e8, 1e9)}, serving=measured)
     before, fleet = one.deployment.plan, one.deployment.fleet
     await alone(one, home, 5)
     cause, figure = (await asyncio.to_thread(one.diary.until, "remeasuring"))[1:]
@@ -101,7 +95,7 @@ async def test_a_measured_node_that_slowed_down_gets_less(homes, home, tmp_path)
 
 async def test_a_described_node_that_is_slower_is_named_once(homes, home):
     """The description stays what it is, and what it does not explain is not asked about again."""
-    one = homes(emulate={"n1": slow(1e8, 2e9)}, serving={"remeasure_after": 5})
+    one = homes(emulate={"n1": home.slow(1e8, 2e9)}, serving={"remeasure_after": 5})
     await alone(one, home, 5)
     outcome, described = (await asyncio.to_thread(one.diary.until, "remeasured"))[1:]
     assert described
@@ -129,7 +123,7 @@ async def test_a_node_lost_is_in_the_report(homes, home):
 
 
 async def test_the_end_does_not_wait_for_measuring(homes, home, capfd):
-    one = homes(emulate={"n1": slow(5e7, 2e9)}, serving={"remeasure_after": 5})
+    one = homes(emulate={"n1": home.slow(5e7, 2e9)}, serving={"remeasure_after": 5})
     await alone(one, home, 5)
     await asyncio.to_thread(one.diary.until, "remeasuring")
     await home.eventually(lambda: one.engine.measuring, 20.0)
