@@ -18,7 +18,7 @@ from potluck.planner.fleet import Fleet
 from potluck.planner.goal import Goal
 from potluck.planner.plan import Plan
 from potluck.planner.predict import predict
-from potluck.planner.prediction import Prediction, Times
+from potluck.planner.prediction import Prediction
 
 # Of how many requests, the latest, medians are taken.
 WINDOW = 20
@@ -143,18 +143,13 @@ def worth_saying(said: Comparison | None, now: Comparison) -> bool:
 def _stages(told: Sequence[tuple[LoneRequest, Prediction]]) -> Iterator[tuple[Stage, Figure]]:
     for stage in sorted({stage for request, _ in told for stage in request.stages}):
         pairs = [
-            (_computing(expected.decode.stages[stage[0]]), request.stages[stage])
+            (expected.decode.stages[stage[0]].working, request.stages[stage])
             for request, expected in told
             if expected.decode and stage in request.stages
         ]
         figure = _figure(pairs)
         if figure is not None:
             yield stage, figure
-
-
-def _computing(times: Times) -> float:
-    """What a worker counts as computing: all of a stage but hops and what software adds to them."""
-    return times.compute + times.memory + times.wait + times.disk + times.sums
 
 
 def _figure(pairs: Sequence[tuple[float, float]]) -> Figure | None:

@@ -44,8 +44,7 @@ def _holds(found: Found, number: int) -> str:
     held = [layers_text(layers)] if layers else []
     held += ["the head" if part == HEAD else "the embedding" for part in ends[-1:]]
     together = f" in a group of {len(place.nodes)}" if len(place.nodes) > 1 else ""
-    busy = place.seconds(layers, ends)
-    facts = [f"{' and '.join(held)}{together}: {_ms(busy)} of {_ms(_alone(found))} per token"]
+    facts = [f"{' and '.join(held)}{together}: {_busy(found, place)}"]
     if layers > place.room(ends):
         facts.append("what does not fit is read from disk for every token")
     elif layers:
@@ -62,7 +61,9 @@ def _left_out(found: Found, node: Node, number: int) -> str:
     used = [found.problem.places[other] for other in found.layout.order]
     slowest = max(used, key=lambda other: other.layer_seconds)
     way = found.problem.hops.cheapest[number] if len(found.problem.places) > 1 else 0.0
-    return f"left out: {_why(place, slowest)}, and coming here takes {_ms(way)}"
+    # What the solver compares is one request's, however many are predicted for.
+    whose = "for one request, " if request.goal.batch > 1 else ""
+    return f"left out: {whose}{_why(place, slowest)}, and coming here takes {_ms(way)}"
 
 
 def _why(place: Place, slowest: Place) -> str:
@@ -71,8 +72,14 @@ def _why(place: Place, slowest: Place) -> str:
     return f"the others hold the model, though a layer takes only {_ms(place.layer_seconds)} here"
 
 
-def _alone(found: Found) -> float:
-    return found.plan.prediction.time_per_token if found.plan.prediction else found.seconds
+def _busy(found: Found, place: Place) -> str:
+    """What a token spends at a place, of all that it takes: both with as many requests at once as are planned for."""
+    prediction = found.plan.prediction
+    if prediction is None or prediction.decode is None:
+        raise ValueError("a plan without a prediction has no times to tell")
+    stages = zip(found.plan.routes[0].stages, prediction.decode.stages, strict=True)
+    busy = sum(times.working for stage, times in stages if stage.nodes[0] == place.name)
+    return f"{_ms(busy)} of {_ms(prediction.time_per_token)} per token"
 
 
 def _ms(seconds: float) -> str:

@@ -35,6 +35,11 @@ class Times:
         """All of it."""
         return self.compute + self.memory + self.wait + self.disk + self.transfer + self.sums + self.software
 
+    @property
+    def working(self) -> float:
+        """What the nodes of a stage are at it for: all but hops and what software adds to them."""
+        return self.compute + self.memory + self.wait + self.disk + self.sums
+
     def __add__(self, other: Times) -> Times:
         """Both, one after the other."""
         return Times(*(getattr(self, name) + getattr(other, name) for name in KINDS))
