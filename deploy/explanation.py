@@ -6,18 +6,21 @@ here, too, in `explained`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from potluck.deploy.answer import Answer
 from potluck.deploy.columns import add_figures, add_words, titled
+from potluck.deploy.goal_figure import figure_words, reached
 from potluck.deploy.holdings import share_text
-from potluck.deploy.tables import bytes_text, link_text, plan_table, seconds_text, tokens_text
+from potluck.deploy.tables import bytes_text, figure_text, link_text, plan_table, seconds_text, tokens_text
 from potluck.deploy.token_time import Span, seconds_by, token_spans
 from potluck.models.spec import ModelSpec
 from potluck.planner.evidence import Alternative
-from potluck.planner.plan import Plan
+from potluck.planner.goal import Goal
 
 # More stages than this are a table that nobody reads: the sums below it say what matters.
 _MOST_ROWS = 12
@@ -30,8 +33,8 @@ WORDS = {
     "sums": "summing in groups",
     "software": "in software",
 }
-AIMS = {
-    "latency": "the shortest time per token of one user",
+_AIMS = {
+    "latency": "the shortest time per token of {users}",
     "throughput": "most tokens per second of many requests",
     "balanced": "the least sum of a user's time per token and the fleet's time between tokens",
 }
@@ -58,28 +61,39 @@ def sentences(answer: Answer) -> list[str]:
         f"First token of a prompt of {goal.prompt} tokens: {seconds_text(prediction.time_to_first_token)}.",
         f"Then {tokens_text(1 / each)}{_for_all(answer)}: {seconds_text(each)} each, of which {', '.join(parts)}.",
         f"What takes longest: {prediction.bottleneck}.",
-        f"Goal: {goal.aim}, {AIMS[goal.aim]}. {_at_most(answer)}",
+        " ".join([f"Goal: {goal.aim}, {_aim(goal)}: {reached(answer)}{_side_by_side(answer)}.", *_at_most(answer)]),
         f"Model: {shape_text(answer)}, from {answer.origin or 'a description'}.",
-        *_evidence(answer.plan),
+        *_evidence(answer),
         *([not_yet] if metal else []),
     ]
 
 
-def _at_most(answer: Answer) -> str:
-    """What many requests get together, over how many routes."""
-    routes, prediction = len(answer.plan.routes), answer.prediction
-    if routes == 1 and prediction.tokens_per_second * prediction.time_per_token < answer.goal.batch * 1.01:
-        return "Requests that come at the same time share its steps: --batch 8 says how fast."
-    side_by_side = f" over {routes} routes side by side; times are those of the first" if routes > 1 else ""
-    return f"As many requests as keep all busy get {tokens_text(answer.prediction.tokens_per_second)}{side_by_side}."
+def _aim(goal: Goal) -> str:
+    users = "one user" if goal.batch == 1 else f"each of {goal.batch} users"
+    return _AIMS[goal.aim].format(users=users)
 
 
-def _evidence(plan: Plan) -> list[str]:
+def _side_by_side(answer: Answer) -> str:
+    routes = len(answer.plan.routes)
+    return f" over {routes} routes side by side; times are those of the first" if routes > 1 else ""
+
+
+def _at_most(answer: Answer) -> Iterator[str]:
+    """What many requests get together, where the goal does not say it."""
+    prediction, goal = answer.prediction, answer.goal
+    shared = prediction.tokens_per_second * prediction.time_per_token < goal.batch * 1.01
+    if shared and goal.batch == 1 and len(answer.plan.routes) == 1:
+        yield "Requests that come at the same time share its steps: --batch 8 says how fast."
+    elif not shared and goal.aim != "throughput":
+        yield f"As many requests as keep all busy get {tokens_text(prediction.tokens_per_second)}."
+
+
+def _evidence(answer: Answer) -> list[str]:
     """What else was found, and how good the plan is known to be."""
-    told = []
+    plan, told = answer.plan, []
     if plan.alternatives:
         other = plan.alternatives[0]
-        told.append(f"Next best: {_next_best(other)}, {seconds_text(other.seconds)}.")
+        told.append(f"Next best: {_next_best(other)}, {figure_words(other.seconds, answer.goal.aim)}.")
     if plan.proof:
         proved = "proved to be the best" if plan.proof.is_optimal else f"at most {plan.proof.gap:.1%} from the best"
         told.append(f"{_kind(plan.proof.strategy).capitalize()}, {proved} ({plan.proof.method}).")
@@ -98,9 +112,13 @@ def _kind(strategy: str) -> str:
 
 
 def _for_all(answer: Answer) -> str:
-    batch = answer.goal.batch
-    together = batch / answer.prediction.time_per_token
-    return f" for each of {batch} requests, {together:.3g} for all together" if batch > 1 else ""
+    """Whose tokens per second these are, where the fleet serves more than this one request."""
+    goal = answer.goal
+    if goal.batch == 1:
+        return " for a request alone" if goal.aim != "latency" else ""
+    together = figure_text(goal.batch / answer.prediction.time_per_token)
+    where = " there" if len(answer.plan.routes) > 1 else ""
+    return f" for each of {goal.batch} requests, {together} for all together{where}"
 
 
 def shape_text(answer: Answer) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from potluck.deploy.answer import Answer
+from potluck.deploy.goal_figure import compared
 from potluck.deploy.holdings import holdings
 from potluck.deploy.token_time import Span, seconds_by, token_spans
 from potluck.planner.fleet import Fleet, Node
@@ -46,6 +47,7 @@ def answer_report(answer: Answer) -> dict[str, object]:
     report["nodes"] = {node.name: _node_report(answer, node) for node in answer.fleet.nodes}
     report["fleet_file"] = fleet_to_data(answer.fleet)
     report["goal"] = answer.goal.aim
+    report["compared"] = compared(answer)
     report["predicted"] = {
         "prompt": answer.goal.prompt,
         "context": answer.goal.context,

@@ -10,6 +10,10 @@ from potluck.deploy.holdings import holdings
 from potluck.planner.fleet import Fleet, Link, NodeName
 from potluck.planner.plan import Plan
 
+_PREDICTED = ("time_to_first_token", "time_per_token", "tokens_per_second")
+# Less than that is one request's own rate, as it was rounded.
+_MORE_THAN_ONE = 1.01
+
 
 def bytes_text(count: float) -> str:
     """Bytes with a binary unit: 1536 -> 1.5 KiB."""
@@ -75,8 +79,9 @@ def _plan_title(plan: Plan) -> str:
     title = f"{plan.model} · {plan.dtype} · {count} · KV for {plan.kv_tokens} tokens"
     if plan.prediction is None:
         return title
-    first, each = plan.prediction.time_to_first_token, plan.prediction.time_per_token
-    return f"{title} · predicted {seconds_text(first)} to the first token, {seconds_text(each)} per token"
+    first, each, rate = (getattr(plan.prediction, name) for name in _PREDICTED)
+    times = f"{title} · predicted {seconds_text(first)} to the first token, {seconds_text(each)} per token"
+    return f"{times}, up to {tokens_text(rate)} for many requests" if rate * each > _MORE_THAN_ONE else times
 
 
 def speed_text(flops: float) -> str:

@@ -1,9 +1,11 @@
 """`cluster plan` before anything is downloaded or bought, and `cluster catalogue`: as people type them."""
 
 import json
+import re
 
 import pytest
 
+from potluck.deploy.tables import figure_text, seconds_text, tokens_text
 from potluck.planner.yaml_text import read_yaml
 
 LLAMA = "meta-llama/Llama-3.3-70B-Instruct"
@@ -70,7 +72,19 @@ def test_a_configuration_on_this_machine_comes_first(cluster, tmp_path, tiny_mod
 def test_json_has_these_names(cluster):
     """Programs read them: a name that goes, or means something else, breaks them."""
     report = planned(cluster("plan", "smollm2", "--fleet", "trio", "--spread", "all", "--json"))
-    assert set(report) == {"fleet", "engine", "plan", "nodes", "goal", "predicted", "model", "fleet_file", "token"}
+    assert set(report) == {
+        "fleet",
+        "engine",
+        "plan",
+        "nodes",
+        "goal",
+        "compared",
+        "predicted",
+        "model",
+        "fleet_file",
+        "token",
+    }
+    assert set(report["compared"]) == {"by", "chosen", "bound", "others"}
     assert set(report["model"]) == {"name", "origin", "parameters", "layers"}
     assert set(report["nodes"]) == {"desktop", "laptop", "mini-pc"}
     assert set(report["nodes"]["desktop"]) == {
@@ -171,7 +185,7 @@ def test_a_model_that_is_too_large_says_what_is_missing_and_what_is_enough(clust
 def test_what_is_aimed_at_is_said_and_several_routes_are_shown(cluster, tmp_path):
     words, saved = ["plan", "smollm2", "--fleet", "trio", "--goal", "throughput"], tmp_path / "plan.yaml"
     shown = cluster(*words, "--save", str(saved), "--html", str(tmp_path / "plan.html"))
-    assert "Goal: throughput, most tokens per second of many requests." in shown.stdout
+    assert "Goal: throughput, most tokens per second of many requests: " in shown.stdout
     assert "3 routes side by side" in " ".join(shown.stdout.split()) and "route 2: " in shown.stdout
     assert shown.stderr == f"next: cluster serve smollm2 --fleet trio --plan {saved}\n"
     report = planned(cluster(*words, "--json"))
@@ -183,6 +197,31 @@ def test_what_is_aimed_at_is_said_and_several_routes_are_shown(cluster, tmp_path
     assert "no node 'labtop'; did you mean 'laptop'?" in refused(cluster(*words[:4], "--with", "labtop"))
     pinned = planned(cluster(*words[:4], "--with", "laptop", "--json"))
     assert "layer" in pinned["nodes"]["laptop"]["holds"] and "layer" not in alone["nodes"]["laptop"]["holds"]
+
+
+@pytest.mark.parametrize("goal", ["latency", "throughput", "balanced"])
+@pytest.mark.parametrize("batch", ["1", "4"])
+def test_what_a_goal_compares_has_one_unit_in_words_in_data_and_on_the_page(cluster, tmp_path, goal, batch):
+    drawn = tmp_path / "plan.html"
+    words = ["plan", "smollm2", "--fleet", "trio", "--goal", goal, "--batch", batch]
+    shown = " ".join(cluster(*words, "--html", drawn).stdout.split())
+    report = planned(cluster(*words, "--json"))
+    compared, predicted = report["compared"], report["predicted"]
+    each, rate = predicted["time_per_token"], predicted["tokens_per_second"]
+    by = {"time_per_token": each, "tokens_per_second": rate, "time_per_token + 1 / tokens_per_second": each + 1 / rate}
+    text = tokens_text if goal == "throughput" else seconds_text
+    assert compared["chosen"] == pytest.approx(by[compared["by"]])
+    assert (compared["by"] == "tokens_per_second") == (goal == "throughput")
+    chosen, next_best = text(compared["chosen"]), text(compared["others"][0]["figure"])
+    page = " ".join(drawn.read_text().split())
+    for where in (shown, page):
+        assert re.search(rf"Goal: {goal}, .*: {chosen}[ .]", where)
+        assert re.search(rf"Next best: [^.]*, {next_best}\.", where)
+    ahead = [one["figure"] for one in compared["others"]]
+    assert [compared["chosen"], *ahead] == sorted([compared["chosen"], *ahead], reverse=goal == "throughput")
+    headline = figure_text(rate if goal == "throughput" else 1 / each)
+    assert f"<title>smollm2 on trio: {headline} tokens/s" in page and f"<b>{headline}</b> tokens/s" in page
+    assert "--batch 8 says how fast" not in (shown if batch == "4" else "")
 
 
 def test_an_unknown_model_is_told_which_are_known(cluster):
