@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +82,8 @@ def serve(
 
     out = tuple(without or ())
     wish = Wish(
-        *(dtype, rounds, context, kv_tokens, fewest, out, max_rows, step_seconds, wire.value, quantize, streaming)
+        *(dtype.value, rounds, context, kv_tokens, fewest, out),
+        *(max_rows, step_seconds, wire.value, quantize.value, streaming),
     )
     wish = replace(
         wish,
@@ -148,7 +148,7 @@ def run(
 
     text = sys.stdin.read() if prompt == "-" else prompt
     out = tuple(without or ())
-    wish = Wish(dtype, rounds, context, None, fewest, out, quantize=quantize, streaming=streaming)
+    wish = Wish(dtype.value, rounds, context, None, fewest, out, quantize=quantize.value, streaming=streaming)
     wish = replace(
         wish,
         spread=spread_of(spread.value if spread else None, fewest, "all" if fleet else "best"),
@@ -197,22 +197,29 @@ def plan(
     A model's configuration is enough, and for well-known models it ships with Potluck (`cluster models`).
     """
     from potluck.deploy.console import describing
+    from potluck.deploy.next_step import Planned, after_plan
     from potluck.deploy.planning import Output, show_plan
     from potluck.deploy.wish import Wish, spread_of
     from potluck.planner.what_if import Changes
 
     where = _where(fleet, address, local, cache=_cache(cache), offline=offline, threads=threads)
     out = tuple(without or ())
-    wish = Wish(dtype, rounds, context, kv_tokens, fewest, out, quantize=quantize, streaming=streaming, prompt=prompt)
+    wish = Wish(dtype.value, rounds, context, kv_tokens, fewest, out, quantize=quantize.value, streaming=streaming)
     wish = replace(
-        wish, batch=batch, spread=spread_of(spread.value if spread else None, fewest, "best"), share=tuple(share or ())
+        wish,
+        prompt=prompt,
+        batch=batch,
+        spread=spread_of(spread.value if spread else None, fewest, "best"),
+        share=tuple(share or ()),
     )
     wish = replace(wish, solver=solver.value, aim=goal.value, pinned=tuple(with_ or ()))
     changes = Changes(tuple(add or ()), tuple(remove or ()), tuple(link or ()))
     described = describing(model, where.cache, offline)
     show_plan(described, where, wish, changes, Output(plan_file, save, html, as_json))
     if not as_json:
-        hint(f"next: {_after_plan(described.here and not changes, html, save)}")
+        by_default = solver is flags.SolverName.EXACT and batch == 1 and prompt is None
+        done = Planned(described.here and not changes, by_default, plan_file, save, html)
+        hint(f"next: {after_plan(sys.argv[2:], done)}")
 
 
 @app.command()
@@ -281,12 +288,13 @@ def bench(
     """Measure how fast this machine runs a model alone: prompts, generation, one request and eight at once."""
     from potluck.deploy.bench import bench as measure
     from potluck.deploy.bench import show_bench
+    from potluck.deploy.next_step import command
     from potluck.deploy.wish import Wish
 
-    wish = Wish(dtype, quantize=quantize)
+    wish = Wish(dtype.value, quantize=quantize.value)
     show_bench(measure(_find(model, cache, offline), wish, _cache(cache), threads, rounds), as_json)
     if not as_json:
-        hint(f"next: {_next('serve', '--rounds')}")
+        hint(f"next: {command('serve', sys.argv[2:], '--rounds')}")
 
 
 @app.command()
@@ -306,31 +314,6 @@ def models(
     show_models(_cache(cache), as_json)
     if not as_json:
         hint("next: cluster serve smollm2 --fleet trio")
-
-
-def _next(command: str, *left_out: str) -> str:
-    """What was typed, for another command, without options (and their values) that it does not have."""
-    words, typed = ["cluster", command], iter(sys.argv[2:])
-    for word in typed:
-        name, equals, _ = word.partition("=")
-        if name not in left_out:
-            words.append(word)
-        elif not equals:
-            next(typed, None)
-    return shlex.join(words)
-
-
-def _after_plan(can_serve: bool, html: Path | None, save: Path | None) -> str:
-    if can_serve:
-        placing = ("--goal", "--with", "--without", "--share", "--rounds", "--spread") if save else ()
-        command = _next("serve", "--save", "--html", "--prompt", "--batch", "--solver", *placing)
-        if save:
-            return f"{command} --plan {save}"
-        said = any(word.startswith(("--spread", "--plan")) for word in sys.argv)
-        return command if said else f"{command} --spread best"
-    if html is None:
-        return f"{_next('plan')} --html plan.html"
-    return f"open {html}; docs/fleet-file.md says how to keep such a fleet in a file"
 
 
 def _where(fleet: str | None, address: str | None, local: bool, **rest: Any) -> Where:

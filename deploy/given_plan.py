@@ -113,6 +113,7 @@ def _check_placement(wish: Wish) -> None:
         "--with": bool(wish.pinned),
         "--goal": wish.aim != "latency",
         "--fewest": wish.fewest,
+        "--solver": wish.solver != "exact",
     }
     for option in (option for option, given in asked.items() if given):
         raise PlanError(f"--plan says who holds what, so {option} would change nothing; leave one of them out")
