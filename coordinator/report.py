@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +12,7 @@ from potluck.coordinator.in_force import InForce
 from potluck.coordinator.remeasure import Outcome
 from potluck.coordinator.review import Remeasured, Review
 from potluck.planner.fleet import Node
+from potluck.planner.plan import Plan
 from potluck.planner.stage_file import stage_to_data
 
 _FIGURES = ("stall_seconds", "resident_bytes")
@@ -28,7 +29,7 @@ def deployment_report(epoch: int, force: InForce | None, review: Review, engine:
         "fleet": force.fleet.name,
         "described": force.described,
         "time_scale": force.scale,
-        "stages": [stage_to_data(stage) for stage in force.plan.routes[0].stages],
+        "stages": list(_stages(force.plan)),
         "nodes": [_node(node, force, shown, figures) for node in force.fleet.nodes],
         "predicted": dict(review.predicted),
         "accuracy": comparison_report(review.comparison),
@@ -59,6 +60,13 @@ def outcome_report(outcome: Outcome) -> dict[str, Any]:
         "gain": outcome.gain,
         "failure": outcome.failure,
     }
+
+
+def _stages(plan: Plan) -> Iterator[dict[str, object]]:
+    """Every stage as a plan file has it; of several routes with the number of its own."""
+    for number, route in enumerate(plan.routes, 1):
+        of = {"route": number} if len(plan.routes) > 1 else {}
+        yield from ({**of, **stage_to_data(stage)} for stage in route.stages)
 
 
 def _node(

@@ -74,4 +74,5 @@ def _split(stage: Stage, share: Share) -> Iterator[str]:
         others = [getattr(other, axis) for other in stage.shares]
         # Where some are named by query heads and some by KV heads, neither says how many there are.
         total = f" of {max(end for _, end in others)}" if None not in others else ""
-        yield f"{held[1] - held[0]}{total} {name}"
+        count = held[1] - held[0]
+        yield f"{count}{total} {name if total or count > 1 else name.removesuffix('s')}"

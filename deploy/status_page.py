@@ -14,7 +14,14 @@ from potluck.deploy.columns import add_figures, add_names, add_words, titled
 from potluck.deploy.tables import bytes_text, seconds_text
 
 Data = Mapping[str, Any]
-_AXES = ("kv_heads", "heads", "ffn_columns", "vocabulary")
+# What a share's axes are called, and the parts that they split, by how these begin.
+_AXES = {
+    "kv_heads": ("KV head", ("layer", "attention")),
+    "heads": ("head", ("layer", "attention")),
+    "ffn_columns": ("FFN column", ("layer", "ffn")),
+    "vocabulary": ("vocabulary row", ("embedding", "head")),
+}
+_SPENT = {"compute": "computing", "sums": "summing", "wait": "waiting", "transfer": "sending"}
 
 
 def status_page(status: Data) -> RenderableType:
@@ -57,11 +64,14 @@ def _nodes_table(status: Data) -> Table:
 
 
 def _times_table(status: Data) -> Table:
-    table = titled("time", "shares of the time since the last look; stalled: all the time that disks were waited for")
+    grouped = any(len(stage.get("shares", ())) > 1 for stage in status["stages"])
+    spent = {kind: heading for kind, heading in _SPENT.items() if grouped or kind != "sums"}
+    told = ["shares of the time since the last look", *(["summing: with the others of its group"] if grouped else [])]
+    table = titled("time", "; ".join([*told, "stalled: all the time that disks were waited for"]))
     add_names(table, "node", [_name(node) for node in status["nodes"]])
-    add_figures(table, "computing", "waiting", "sending", "stalled")
+    add_figures(table, *spent.values(), "stalled")
     for node in status["nodes"]:
-        shares = (f"{node[kind]:.0%}" for kind in ("compute", "wait", "transfer"))
+        shares = (f"{node[kind]:.0%}" for kind in spent)
         table.add_row(_name(node), *shares, seconds_text(node["stall_seconds"]) if node["stall_seconds"] else "-")
     return table
 
@@ -74,9 +84,18 @@ def _holdings(stages: list[Data], node: str) -> Iterator[str]:
     for stage in stages:
         for share in stage.get("shares", [stage]):
             if share.get("node") == node:
-                split = [f"{axis.replace('_', ' ')} {share[axis]}" for axis in _AXES if axis in share]
-                words = ", ".join(stage["parts"]) + (f" ({', '.join(split)})" if split else "")
-                yield f"{words} from disk" if share.get("residency") == "streamed" else words
+                split = ", ".join(_split(stage["parts"], share))
+                words = ", ".join(stage["parts"]) + (f" ({split})" if split else "")
+                place = f"route {stage['route']}: " if "route" in stage else ""
+                yield f"{place}{words} from disk" if share.get("residency") == "streamed" else f"{place}{words}"
+
+
+def _split(parts: list[str], share: Data) -> Iterator[str]:
+    """`KV head 2`, `FFN columns 0-1023`."""
+    for axis, (name, begins) in _AXES.items():
+        if axis in share and any(part.startswith(begins) for part in parts):
+            held = str(share[axis])
+            yield f"{name}{'s' if '-' in held else ''} {held}"
 
 
 def _accuracy(status: Data) -> RenderableType:

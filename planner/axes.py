@@ -37,6 +37,12 @@ def axis_name(kind: PartKind, shares: Sequence[Share]) -> str:
     return {PartKind.ATTENTION: attention, PartKind.FFN: "ffn_columns"}.get(kind, "vocabulary")
 
 
+def range_text(held: Range) -> str:
+    """A half-open range as people write it: `0-4`, or of a single one `2`."""
+    first, last = held[0], held[1] - 1
+    return str(first) if first == last else f"{first}-{last}"
+
+
 def query_heads(spec: ModelSpec, share: Share) -> Range:
     """The query heads that a share answers for."""
     if share.heads is not None:

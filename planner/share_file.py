@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from potluck.planner.axes import range_text
 from potluck.planner.fields import FieldError, fields, items, one_of, shown, text, whole
 from potluck.planner.fleet import NodeName
 from potluck.planner.plan import WHOLE, Residency, Share
@@ -53,7 +54,8 @@ def share_to_data(share: Share) -> dict[str, object]:
     for axis in _RANGES:
         held: tuple[int, int] | None = getattr(share, axis)
         if held is not None:
-            data[axis] = f"{held[0]}-{held[1] - 1}"
+            # As a number, a single one needs no quotes in the file.
+            data[axis] = range_text(held) if held[1] - held[0] > 1 else held[0]
     if share.experts is not None:
         data["experts"] = list(share.experts)
     if share.sequence != WHOLE:

@@ -8,7 +8,7 @@ from itertools import pairwise, product
 from math import ceil, floor
 
 from potluck.models.spec import ModelSpec, PartKind
-from potluck.planner.axes import axis_length, axis_name, axis_range
+from potluck.planner.axes import axis_length, axis_name, axis_range, range_text
 from potluck.planner.fleet import NodeName
 from potluck.planner.plan import Share
 
@@ -41,9 +41,10 @@ def check_group(shares: Sequence[Share], kind: PartKind, spec: ModelSpec, place:
     if not tiles(rectangles) and (kind is PartKind.ATTENTION or not tiles(alone)):
         axis = axis_name(kind, shares)
         wrong = next(_untiled(rectangles, nodes, _count(spec, axis), axis))
+        whole = f"{axis} {range_text((0, _count(spec, axis)))}"
         raise PlanError(
-            f"{place}: the shares do not tile {axis} 0-{_count(spec, axis) - 1} and the sequence: {wrong}; every piece "
-            f"must be in exactly one share"
+            f"{place}: the shares do not tile {whole} and the sequence: {wrong}; "
+            f"every piece must be in exactly one share"
         )
 
 
@@ -73,8 +74,7 @@ def _cells(intervals: Sequence[Interval]) -> list[Interval]:
 
 def _units(interval: Interval, count: int) -> str:
     """The numbers that lie in an interval of `count`, which may cut through the outer ones: `4-7`."""
-    first, last = floor(interval[0] * count), ceil(interval[1] * count) - 1
-    return str(first) if first == last else f"{first}-{last}"
+    return range_text((floor(interval[0] * count), ceil(interval[1] * count)))
 
 
 def _interval(share: Share, kind: PartKind, spec: ModelSpec, place: str) -> Interval:
@@ -83,10 +83,8 @@ def _interval(share: Share, kind: PartKind, spec: ModelSpec, place: str) -> Inte
     length, (first, end) = axis_length(spec, kind), axis_range(spec, kind, share)
     if not 0 <= first < end <= length:
         axis = axis_name(kind, [share])
-        first, end = getattr(share, axis)
-        raise PlanError(
-            f"{place}: node {share.node!r} holds {axis} {first}-{end - 1}, but there is 0-{_count(spec, axis) - 1}"
-        )
+        held, there_is = range_text(getattr(share, axis)), range_text((0, _count(spec, axis)))
+        raise PlanError(f"{place}: node {share.node!r} holds {axis} {held}, but there is {there_is}")
     return Fraction(first, length), Fraction(end, length)
 
 

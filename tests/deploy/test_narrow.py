@@ -137,6 +137,8 @@ def test_nodes(fleet):
 def test_status(fleet):
     for plan in plans(fleet):
         told = status(plan, fleet)
+        held = {name for stage in told["stages"] for share in stage.get("shares", [stage]) for name in [share["node"]]}
+        assert held == set(plan.nodes)
         assert broken(lambda _, told=told: status_page(told)) == set()
 
 

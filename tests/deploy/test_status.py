@@ -1,14 +1,17 @@
 """`cluster status` where there is no server of ours; `tests/system/test_status.py` asks a real one."""
 
 import http.server
+import io
 import json
 import socket
 import threading
 
 import pytest
+from rich.console import Console
 
 from potluck.deploy.accuracy_text import outcome_lines
 from potluck.deploy.status import StatusError, server_root
+from potluck.deploy.status_page import status_page
 
 
 def answering(code, body, kind="application/json"):
@@ -140,3 +143,50 @@ def test_a_description_that_is_wrong_is_to_be_corrected():
     first, last = outcome_lines(outcome, True)
     assert first == "link a -> b takes 5 ms, described as 1 ms"
     assert "would hold" in last and "correct it" in last
+
+
+GROUPED = [
+    {
+        "parts": ["embedding", "layers 0-3"],
+        "shares": [
+            {"node": "a", "kv_heads": "0-1", "ffn_columns": "0-63"},
+            {"node": "b", "kv_heads": 2, "ffn_columns": "64-95", "residency": "streamed"},
+        ],
+    },
+    {
+        "parts": ["head"],
+        "shares": [{"node": "a", "heads": "0-8", "vocabulary": "0-9"}, {"node": "b", "vocabulary": 10}],
+    },
+]
+
+
+def page_of(stages, **node):
+    """The page of two nodes that hold these stages."""
+    spent = {"compute": 0.5, "wait": 0.2, "transfer": 0.05, "sums": 0.25, "stall_seconds": 0.0, "resident_bytes": 0}
+    sizes = {"weight_bytes": 1, "kv_bytes": 1, "memory": 10}
+    nodes = [{"node": name, "requests_arrive": name == "a", **spent, **sizes, **node} for name in "ab"]
+    queue = {"running": 0, "waiting": 0, "kv_used": 0.0, "tokens_per_second": 0.0}
+    predicted = {"time_to_first_token": 1.0, "time_per_output_token": 0.1}
+    status = {"model": "m", "ready": True, **queue, "fleet": "f", "stages": stages, "nodes": nodes}
+    console = Console(width=160, file=io.StringIO())
+    console.print(status_page(status | {"predicted": predicted, "accuracy": {"stages": []}}))
+    return " ".join(console.file.getvalue().split())
+
+
+def test_shares_of_a_group_and_its_sums_are_shown_as_people_read_them():
+    shown = page_of(GROUPED)
+    assert "embedding, layers 0-3 (KV heads 0-1, FFN columns 0-63) | head (vocabulary rows 0-9)" in shown
+    assert "embedding, layers 0-3 (KV head 2, FFN columns 64-95) from disk | head (vocabulary row 10)" in shown
+    assert "node computing summing waiting sending stalled" in shown and "a * 50% 25% 20% 5% -" in shown
+    assert "summing: with the others of its group" in shown
+
+
+def test_without_a_group_there_are_no_sums():
+    shown = page_of([{"node": "a", "parts": ["embedding", "layers 0-3"]}, {"node": "b", "parts": ["head"]}])
+    assert "node computing waiting sending stalled" in shown and "summing" not in shown
+
+
+def test_of_several_routes_everybodys_share_is_shown():
+    stages = [{"route": number, "node": node, "parts": ["layers 0-3"]} for number, node in ((1, "a"), (2, "b"))]
+    shown = page_of(stages)
+    assert "route 1: layers 0-3" in shown and "route 2: layers 0-3" in shown

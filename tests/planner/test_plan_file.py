@@ -138,6 +138,7 @@ def test_groups_by_proportions_and_by_shares(smollm2):
     assert wired.routes[0].stages[1].all_reduce.wire is Wire.INT8_FEEDBACK
     assert head.shares == (Share("nas", None, None, (0, 16384), (0, 9)), Share("laptop", None, None, (16384, 49152)))
     described = plan_to_data(plan)
+    assert described["stages"][1]["shares"][2]["heads"] == 8, "a single one is a number"
     assert described["stages"][1]["all_reduce"] == {"algorithm": "direct"}
     assert described["stages"][1]["shares"][1] == {
         "node": "laptop",
