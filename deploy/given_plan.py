@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from potluck.deploy.console import warn
@@ -13,31 +13,61 @@ from potluck.models.described import describe
 from potluck.models.families import UnsupportedModel
 from potluck.models.source import ModelNotFound
 from potluck.models.spec import ModelSpec
+from potluck.planner.executable import executable_stages
 from potluck.planner.fields import shown
+from potluck.planner.fleet import Fleet
 from potluck.planner.memory import streams
 from potluck.planner.plan import Plan
-from potluck.planner.plan_file import plan_from_data
-from potluck.planner.validate import PlanError
+from potluck.planner.plan_file import line_at, plan_from_data
+from potluck.planner.validate import PlanError, validate, validate_alone
 from potluck.planner.yaml_text import read_yaml
 
 _SIZES = ("vocab", "hidden", "ffn", "heads", "kv_heads", "head_dim")
 
 
-def read_plan(path: Path, spec: ModelSpec, name: str, cache: Path) -> Plan:
+@dataclass(frozen=True, slots=True)
+class GivenPlan:
+    """A plan, and the file that it was read from with its data, so that messages say where to look."""
+
+    plan: Plan
+    path: Path
+    data: object
+
+    def check(self, spec: ModelSpec, fleet: Fleet | None = None) -> None:
+        """Refuse what no worker could run for this model, or not over this fleet, before anything is started.
+
+        Raises:
+            PlanError: one line with the file, the line where it can be told, and the remedy.
+        """
+        try:
+            validate_alone(self.plan, spec)
+            executable_stages(self.plan)
+            if fleet is not None:
+                validate(self.plan, fleet, spec)
+        except PlanError as error:
+            line = line_at(self.data, error.spot) if error.spot else 0
+            place = f"plan {self.path}: line {line}" if line else f"plan {self.path}"
+            raise PlanError(f"{place}: {error}", error.spot) from None
+
+
+def read_plan(path: Path, spec: ModelSpec, name: str, cache: Path) -> GivenPlan:
     """The plan in a YAML file for the model that is to be served, and under its name.
 
     Raises:
-        PlanError: it cannot be read, or it is no plan for this model.
+        PlanError: it cannot be read, it is no plan for this model, or none that workers run.
     """
     try:
         data = read_yaml(path.read_text("utf-8"))
         _check_model(data, spec, name, cache)
-        # What the file says of speed and reasons was true of the plan and the fleet that it was saved for.
-        return replace(plan_from_data(data, spec), model=name, prediction=None, reasons={}, proof=None, alternatives=())
+        plan = plan_from_data(data, spec)
     except OSError as error:
         raise PlanError(f"plan {path}: {error.strerror}") from None
     except ValueError as error:
         raise PlanError(f"plan {path}: {error}") from None
+    # What the file says of speed and reasons was true of the plan and the fleet that it was saved for.
+    given = GivenPlan(replace(plan, model=name, prediction=None, reasons={}, proof=None, alternatives=()), path, data)
+    given.check(spec)
+    return given
 
 
 def _check_model(data: object, spec: ModelSpec, name: str, cache: Path) -> None:

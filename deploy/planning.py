@@ -70,14 +70,16 @@ def _check_file(option: str, path: Path | None) -> None:
 
 
 def _answer(model: Described, where: Where, wish: Wish, changes: Changes, output: Output) -> Answer:
-    spec = wished_spec(model.spec, wish)
+    spec = replace(wished_spec(model.spec, wish), name=model.name)
     given = read_plan(output.plan, spec, model.name, where.cache) if output.plan else None
-    check_wish(spec, wish, given)
+    check_wish(spec, wish, given.plan if given else None)
     goal = goal_of(spec, model.name, wish)
     fleet = changed(_fleet(where, goal.dtype), changes, read_catalogue())
-    # What a file predicts was for the fleet it was made for.
-    plan = replace(given, prediction=None) if given else solved(fleet, spec, goal)
-    validate(plan, fleet, spec)
+    plan = given.plan if given else solved(fleet, spec, goal)
+    if given:
+        given.check(spec, fleet)
+    else:
+        validate(plan, fleet, spec)
     return answer_of(plan, fleet, spec, goal, model.origin)
 
 

@@ -130,15 +130,18 @@ def prepare(found: ModelPath, where: Where, wish: Wish, plan_file: Path | None) 
     files = model_files(found)
     files = replace(files, spec=replace(wished_spec(files.spec, wish), name=found.name))
     goal, context = goal_of(files.spec, found.name, wish), context_of(files.spec, wish)
-    plan = read_plan(plan_file, files.spec, found.name, where.cache) if plan_file else None
+    given = read_plan(plan_file, files.spec, found.name, where.cache) if plan_file else None
+    plan = given.plan if given else None
     check_wish(files.spec, wish, plan)
     if plan:
         goal = replace(goal, dtype=plan.dtype, kv_tokens=plan.kv_tokens)
     emulated = emulated_fleet(where.fleet, where.cache, files.spec, goal) if where.fleet else None
     serving = _serving(goal, context, emulated, wish)
     serving = replace(serving, plan=plan, measurements=measurements_in(where.cache))
-    if emulated:
-        validate(plan or solve(emulated.fleet, files.spec, goal), emulated.fleet, files.spec)
+    if given and emulated:
+        given.check(files.spec, emulated.fleet)
+    elif emulated:
+        validate(solve(emulated.fleet, files.spec, goal), emulated.fleet, files.spec)
     fabric = fabric_of(where, emulated)
     return Prepared(found.name, found.path, where.cache, files, serving, fabric, emulated.scale if emulated else 1.0)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from potluck.models.sizes import layer_parts
 from potluck.models.spec import ModelSpec, Part, PartKind
 from potluck.planner.fields import FieldError, shown, suggestion, text
+from potluck.planner.place import Place
 
 _ENDS = {"embedding": Part(PartKind.EMBEDDING), "head": Part(PartKind.HEAD)}
 _KINDS = {
@@ -18,7 +19,7 @@ _KINDS = {
 _NUMBERED = re.compile(r"([a-z]+)\s+([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?", re.ASCII)
 
 
-def parts_from(value: object, where: str, spec: ModelSpec) -> tuple[Part, ...]:
+def parts_from(value: object, where: Place | str, spec: ModelSpec) -> tuple[Part, ...]:
     """The parts that one entry of a plan file names.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -45,3 +45,11 @@ class Place:
 def line_of(table: object, key: object) -> int:
     """The line of a name of a table; 0 where the table was not read from a file."""
     return table.lines.get(key, 0) if isinstance(table, Table) else 0
+
+
+def picked(table: Mapping[str, object], keys: Iterable[str], **others: object) -> Table:
+    """Those of a table's fields that it has of these, each on its line, and others, on none."""
+    some = Table()
+    some.update({key: table[key] for key in keys if key in table} | others)
+    some.lines.update({key: line for key in some if (line := line_of(table, key))})
+    return some

@@ -14,14 +14,16 @@ stage may have instead of `node`. `docs/plan-file.md` explains every field.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from potluck.models.sizes import ITEMSIZE
 from potluck.models.spec import ModelSpec
 from potluck.planner.evidence_file import alternative_data, alternatives_from, proof_data, proof_from
 from potluck.planner.fields import FieldError, fields, items, one_of, table, text, whole
 from potluck.planner.fleet import NodeName
-from potluck.planner.plan import Plan, Purpose, Route
+from potluck.planner.place import Place, line_of
+from potluck.planner.plan import Plan, Purpose, Route, Stage
+from potluck.planner.plan_error import Spot
 from potluck.planner.prediction_file import prediction_from, prediction_to_data
 from potluck.planner.stage_file import stage_from, stage_to_data
 
@@ -37,17 +39,30 @@ def plan_from_data(data: object, spec: ModelSpec) -> Plan:
     top = fields(data, "the plan file", _PLAN, ("model", "dtype", "kv_tokens"))
     if ("stages" in top) == ("routes" in top):
         raise FieldError("the plan file needs either 'stages' (one route) or 'routes'")
-    listed = [{"stages": top["stages"]}] if "stages" in top else items(top["routes"], "routes")
     return Plan(
-        model=text(top["model"], "model"),
-        dtype=one_of(top["dtype"], "dtype", ITEMSIZE),
-        routes=tuple(_route(value, _route_place(number, top), spec) for number, value in enumerate(listed, 1)),
-        kv_tokens=whole(top["kv_tokens"], "kv_tokens", 1),
+        model=text(top["model"], _at(top, "model")),
+        dtype=one_of(top["dtype"], _at(top, "dtype"), ITEMSIZE),
+        routes=tuple(_routes(top, spec)),
+        kv_tokens=whole(top["kv_tokens"], _at(top, "kv_tokens"), 1),
         prediction=prediction_from(top["predicted"]) if top.get("predicted") is not None else None,
         reasons=_reasons(top.get("reasons", {})),
         proof=proof_from(top["proof"]) if top.get("proof") is not None else None,
         alternatives=alternatives_from(top["alternatives"]) if top.get("alternatives") else (),
     )
+
+
+def line_at(data: object, spot: Spot) -> int:
+    """The line of a spot in the data that a plan was read from; 0 where none is known.
+
+    It is that of the spot's field, or else where its share, stage or route begins.
+    """
+    several = isinstance(data, Mapping) and "routes" in data
+    route = _entry(data, "routes", spot.route) if several else data
+    stage = _entry(route, "stages", spot.stage)
+    share = _entry(stage, "shares", spot.share)
+    named = (line_of(one, spot.key) for one in (share, stage, route))
+    begins = (Place("").entry(one, "").line for one in (share, stage, route if several else None))
+    return next((line for line in (*named, *begins) if line), 0)
 
 
 def plan_to_data(plan: Plan) -> dict[str, object]:
@@ -68,18 +83,35 @@ def plan_to_data(plan: Plan) -> dict[str, object]:
     return data
 
 
-def _route_place(number: int, top: Mapping[str, object]) -> str:
-    return "" if "stages" in top else f"route {number}, "
+def _at(table: object, key: str) -> Place:
+    """The place of a field of the whole file."""
+    return Place("").under(table, key, key)
 
 
-def _route(value: object, where: str, spec: ModelSpec) -> Route:
-    data = fields(value, where.rstrip(", ") or "the plan file", ("purpose", "stages"), ("stages",))
-    purpose = one_of(data.get("purpose", Purpose.SERVE.value), f"{where}purpose", list(Purpose))
-    stages = items(data["stages"], f"{where}stages")
-    return Route(
-        stages=tuple(stage_from(stage, f"{where}stage {number}", spec) for number, stage in enumerate(stages, 1)),
-        purpose=Purpose(purpose),
-    )
+def _entry(table: object, key: str, number: int) -> object:
+    """An entry of the list that a table has under a key, counted from 1; None where there is none."""
+    listed = table.get(key) if isinstance(table, Mapping) else None
+    return listed[number - 1] if isinstance(listed, list) and 0 < number <= len(listed) else None
+
+
+def _routes(top: Mapping[str, object], spec: ModelSpec) -> Iterator[Route]:
+    if "stages" in top:
+        yield Route(tuple(_stages(top, Place(""), spec)))
+        return
+    place = _at(top, "routes")
+    for number, value in enumerate(items(top["routes"], place), 1):
+        where = place.entry(value, f"route {number}")
+        data = fields(value, where, ("purpose", "stages"), ("stages",))
+        asked = data.get("purpose", Purpose.SERVE.value)
+        purpose = Purpose(one_of(asked, where.under(data, "purpose", f"{where.name}, purpose"), list(Purpose)))
+        yield Route(tuple(_stages(data, where, spec)), purpose)
+
+
+def _stages(data: Mapping[str, object], where: Place, spec: ModelSpec) -> Iterator[Stage]:
+    before = f"{where.name}, " if where.name else ""
+    place = where.under(data, "stages", f"{before}stages")
+    for number, value in enumerate(items(data["stages"], place), 1):
+        yield stage_from(value, place.entry(value, f"{before}stage {number}"), spec)
 
 
 def _reasons(value: object) -> dict[NodeName, str]:

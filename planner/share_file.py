@@ -16,6 +16,7 @@ from fractions import Fraction
 from potluck.planner.axes import range_text
 from potluck.planner.fields import FieldError, fields, items, one_of, shown, text, whole
 from potluck.planner.fleet import NodeName
+from potluck.planner.place import Place
 from potluck.planner.plan import WHOLE, Residency, Share
 
 _RANGES = ("kv_heads", "heads", "ffn_columns", "vocabulary")
@@ -24,7 +25,7 @@ _RANGE = re.compile(r"([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?", re.ASCII)
 _FRACTION = re.compile(r"([0-9]{1,9})(?:/([0-9]{1,9}))?", re.ASCII)
 
 
-def share_from(value: object, where: str) -> Share:
+def share_from(value: object, where: Place) -> Share:
     """The share that plain data describes.
 
     Raises:
@@ -32,19 +33,19 @@ def share_from(value: object, where: str) -> Share:
     """
     data = fields(value, where, _SHARE, ("node",))
     if "heads" in data and "kv_heads" in data:
-        raise FieldError(f"{where}: give either 'kv_heads' or 'heads' (query heads), not both")
-    ranges = {axis: _range(data[axis], f"{where}: {axis}") for axis in _RANGES if axis in data}
-    residency = Residency(one_of(data.get("residency", "resident"), f"{where}: residency", list(Residency)))
+        raise FieldError(f"{where.at(data, 'heads')}: give either 'kv_heads' or 'heads' (query heads), not both")
+    ranges = {axis: _range(data[axis], where.field(data, axis)) for axis in _RANGES if axis in data}
+    residency = Residency(one_of(data.get("residency", "resident"), where.field(data, "residency"), list(Residency)))
     return Share(
-        node=NodeName(text(data["node"], f"{where}: node")),
+        node=NodeName(text(data["node"], where.field(data, "node"))),
         kv_heads=ranges.get("kv_heads"),
         ffn_columns=ranges.get("ffn_columns"),
         vocabulary=ranges.get("vocabulary"),
         heads=ranges.get("heads"),
-        experts=_experts(data["experts"], f"{where}: experts") if "experts" in data else None,
-        sequence=_sequence(data["sequence"], f"{where}: sequence") if "sequence" in data else WHOLE,
+        experts=_experts(data["experts"], where.field(data, "experts")) if "experts" in data else None,
+        sequence=_sequence(data["sequence"], where.field(data, "sequence")) if "sequence" in data else WHOLE,
         residency=residency,
-        window=_window(data["window"], residency, where) if "window" in data else None,
+        window=_window(data["window"], residency, where.at(data, "window")) if "window" in data else None,
     )
 
 
@@ -67,13 +68,13 @@ def share_to_data(share: Share) -> dict[str, object]:
     return data
 
 
-def _window(value: object, residency: Residency, where: str) -> int:
+def _window(value: object, residency: Residency, where: Place) -> int:
     if residency is not Residency.STREAMED:
         raise FieldError(f"{where}: 'window' is for layers read from disk; say residency: streamed, or leave it out")
-    return whole(value, f"{where}: window", 1)
+    return whole(value, Place(f"{where.name}: window", where.line), 1)
 
 
-def _range(value: object, where: str) -> tuple[int, int]:
+def _range(value: object, where: Place) -> tuple[int, int]:
     match = _RANGE.fullmatch(str(value).strip()) if isinstance(value, str | int) else None
     if match is None or isinstance(value, bool):
         raise FieldError(f"{where} must be a range such as 0-2, first and last included, not {shown(value)}")
@@ -84,11 +85,11 @@ def _range(value: object, where: str) -> tuple[int, int]:
     return first, last + 1
 
 
-def _experts(value: object, where: str) -> tuple[int, ...]:
+def _experts(value: object, where: Place) -> tuple[int, ...]:
     return tuple(whole(number, where) for number in items(value, where))
 
 
-def _sequence(value: object, where: str) -> tuple[Fraction, Fraction]:
+def _sequence(value: object, where: Place) -> tuple[Fraction, Fraction]:
     ends = items(value, where)
     if len(ends) != 2:
         raise FieldError(f"{where} must be two fractions such as [0, 1/2], not {shown(value)}")
@@ -98,7 +99,7 @@ def _sequence(value: object, where: str) -> tuple[Fraction, Fraction]:
     return first, end
 
 
-def _fraction(value: object, where: str) -> Fraction:
+def _fraction(value: object, where: Place) -> Fraction:
     match = _FRACTION.fullmatch(str(value)) if isinstance(value, str | int) else None
     if match is None or isinstance(value, bool) or (match[2] and int(match[2]) == 0):
         raise FieldError(f"{where}: {shown(value)} is no fraction; write 0, 1 or for example 1/2")

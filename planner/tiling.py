@@ -11,16 +11,13 @@ from potluck.models.spec import ModelSpec, PartKind
 from potluck.planner.axes import axis_length, axis_name, axis_range, range_text
 from potluck.planner.fleet import NodeName
 from potluck.planner.plan import Share
+from potluck.planner.plan_error import PlanError, Spot
 
 Interval = tuple[Fraction, Fraction]
 Rectangle = tuple[Interval, Interval]
 
 
-class PlanError(ValueError):
-    """A plan that no fleet could run, or not this one; one line with the place and the remedy."""
-
-
-def check_group(shares: Sequence[Share], kind: PartKind, spec: ModelSpec, place: str) -> None:
+def check_group(shares: Sequence[Share], kind: PartKind, spec: ModelSpec, spot: Spot) -> None:
     """Check that shares tile the axis that splits parts of a kind, and the sequence.
 
     Attention is split along heads and positions together, so its shares are rectangles. An FFN, the embedding and
@@ -29,14 +26,15 @@ def check_group(shares: Sequence[Share], kind: PartKind, spec: ModelSpec, place:
     Raises:
         PlanError: a gap, an overlap, a range outside the axis, a node twice, or experts in a model without any.
     """
+    place = f"{spot}, {kind.value}"
     if not shares:
-        raise PlanError(f"{place}: the group is empty")
+        raise PlanError(f"{place}: the group is empty", spot)
     nodes = [share.node for share in shares]
     if len(set(nodes)) != len(nodes):
-        raise PlanError(f"{place}: a node is in the group twice; join its shares")
+        raise PlanError(f"{place}: a node is in the group twice; join its shares", spot)
     if any(share.experts is not None for share in shares):
-        raise PlanError(f"{place}: model {spec.name!r} has no experts")
-    rectangles = [(_interval(share, kind, spec, place), share.sequence) for share in shares]
+        raise PlanError(f"{place}: model {spec.name!r} has no experts", spot)
+    rectangles = [(_interval(share, kind, spec, spot), share.sequence) for share in shares]
     alone = [(axis, (Fraction(0), Fraction(1))) for axis, _ in rectangles]
     if not tiles(rectangles) and (kind is PartKind.ATTENTION or not tiles(alone)):
         axis = axis_name(kind, shares)
@@ -44,7 +42,8 @@ def check_group(shares: Sequence[Share], kind: PartKind, spec: ModelSpec, place:
         whole = f"{axis} {range_text((0, _count(spec, axis)))}"
         raise PlanError(
             f"{place}: the shares do not tile {whole} and the sequence: {wrong}; "
-            f"every piece must be in exactly one share"
+            f"every piece must be in exactly one share",
+            spot,
         )
 
 
@@ -77,14 +76,15 @@ def _units(interval: Interval, count: int) -> str:
     return range_text((floor(interval[0] * count), ceil(interval[1] * count)))
 
 
-def _interval(share: Share, kind: PartKind, spec: ModelSpec, place: str) -> Interval:
+def _interval(share: Share, kind: PartKind, spec: ModelSpec, spot: Spot) -> Interval:
+    place = f"{spot}, {kind.value}"
     if share.heads is not None and share.kv_heads is not None:
-        raise PlanError(f"{place}: node {share.node!r} has heads and kv_heads; name one of them")
+        raise PlanError(f"{place}: node {share.node!r} has heads and kv_heads; name one of them", spot)
     length, (first, end) = axis_length(spec, kind), axis_range(spec, kind, share)
     if not 0 <= first < end <= length:
         axis = axis_name(kind, [share])
         held, there_is = range_text(getattr(share, axis)), range_text((0, _count(spec, axis)))
-        raise PlanError(f"{place}: node {share.node!r} holds {axis} {held}, but there is {there_is}")
+        raise PlanError(f"{place}: node {share.node!r} holds {axis} {held}, but there is {there_is}", spot)
     return Fraction(first, length), Fraction(end, length)
 
 

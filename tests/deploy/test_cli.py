@@ -89,7 +89,8 @@ def test_a_plan_is_saved_edited_and_given_back(cluster, tiny_model, tmp_path):
     assert again["nodes"]["desktop"]["holds"] == ""
     data["stages"] = [{"node": "laptop", "parts": ["embedding", "layers 0-4", "head"]}]
     saved.write_text(yaml.safe_dump({key: data[key] for key in ("model", "dtype", "kv_tokens", "stages")}))
-    assert "attention 5 is in no stage" in refused(cluster("plan", model, "--fleet", "trio", "--plan", saved))
+    told = refused(cluster("plan", model, "--fleet", "trio", "--plan", saved))
+    assert "layer 5 is in no stage; add 'layer 5' to the parts here" in told
 
 
 def test_run_prints_one_answer(tiny_model, tmp_path, calibrated):

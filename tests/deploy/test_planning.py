@@ -285,6 +285,60 @@ stages:
 """
 
 
+BY_HAND = """model: smollm2
+dtype: bfloat16
+kv_tokens: 4096
+stages:
+  - node: desktop
+    parts: [embedding, layers 0-9]
+  - node: laptop
+    parts:
+      - layers 10-29
+      - head
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "line", "says"),
+    [
+        (
+            "node: laptop\n",
+            "node: laptop\n    residency: host\n",
+            8,
+            "stage 2, node 'laptop': this version does not run residency host; say streamed",
+        ),
+        (
+            "layers 10-29",
+            "layers 13-29",
+            6,
+            "stage 1: layers 10-12 are in no stage; add 'layers 10-12' to the parts here, or a stage with them after",
+        ),
+        ("layers 10-29", "layers 9-29", 8, "stage 2: layer 9 is in stages 1 and 2; leave it in one"),
+        ("layers 10-29", "layers 10-30", 8, "stage 2: parts: 'layers 10-30': model 'smollm2' has layers 0-29"),
+        ("node: laptop", "node: labtop", 7, "fleet 'trio' has no node 'labtop'; did you mean 'laptop'?"),
+        ("layers 0-9]", "layers 0-9, attention 10]", 6, "stage 1 cuts through a layer"),
+        ("kv_tokens: 4096", "kv_tokens: 409600000", 0, "node 'desktop' has 8.0 GiB of memory, but the plan needs"),
+    ],
+)
+def test_what_is_wrong_with_a_plan_by_hand_is_told_with_file_and_line(cluster, tmp_path, right, wrong, line, says):
+    file, text = tmp_path / "by hand.yaml", BY_HAND.replace(right, wrong, 1)
+    if "attention 10" in wrong:
+        text = text.replace("- layers 10-29", "- ffn 10\n      - layers 11-29")
+    file.write_text(text)
+    place = f"error: plan {file}: " + (f"line {line}: " if line else "")
+    for words in (["plan", "smollm2", "--fleet", "trio"], ["serve", "smollm2", "--fleet", "trio"]):
+        told = refused(cluster(*words, "--plan", file))
+        assert told.startswith(place) and says in told
+
+
+def test_a_plan_that_no_worker_runs_is_refused_before_any_is_started(cluster, tmp_path):
+    (tmp_path / "plan.yaml").write_text(BY_HAND.replace("node: laptop\n", "node: laptop\n    residency: host\n"))
+    for command in (["serve", "smollm2"], ["run", "smollm2", "hello"]):
+        told = refused(cluster(*command, "--local", "--cache", tmp_path / "cache", "--plan", tmp_path / "plan.yaml"))
+        assert "line 8: stage 2, node 'laptop': this version does not run residency host" in told
+    assert not (tmp_path / "cache" / "logs").exists(), "no worker was started"
+
+
 def test_sums_over_grpc_are_refused_before_anything_starts(cluster, tmp_path):
     (tmp_path / "plan.yaml").write_text(GROUP.replace("layers 0-19", "layers 0-29"))
     words = ["serve", "smollm2", "--fleet", "trio", "--wire", "grpc", "--plan", tmp_path / "plan.yaml"]

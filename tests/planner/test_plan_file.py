@@ -18,7 +18,8 @@ from potluck.planner.fleet_file import fleet_from_data
 from potluck.planner.goal import Goal
 from potluck.planner.part_names import part_names
 from potluck.planner.plan import Purpose, Residency, Share
-from potluck.planner.plan_file import plan_from_data, plan_to_data
+from potluck.planner.plan_error import Spot
+from potluck.planner.plan_file import line_at, plan_from_data, plan_to_data
 from potluck.planner.solve import solve
 from potluck.planner.validate import validate
 from potluck.planner.yaml_text import read_yaml
@@ -269,3 +270,60 @@ def test_the_documentation_shows_plans_that_read(smollm2):
     assert len(plans) >= 3
     for plan in plans:
         validate(plan, trio(), smollm2)
+
+
+MISTAKES = """model: tiny
+dtype: float32
+kv_tokens: 64
+stages:
+  - node: desktop
+    parts:
+      - embedding
+      - layer 0
+    residency: hosts
+  - parts: [layers 1-3, head]
+    shares:
+      - {node: desktop,
+         kv_heads: 0}
+      - node: laptop
+        kv_heads: x
+"""
+
+
+def test_messages_begin_with_the_line(homes):
+    def said(text):
+        with pytest.raises(FieldError) as error:
+            plan_from_data(read_yaml(text), homes.model(4))
+        return str(error.value)
+
+    first, second = MISTAKES.replace("hosts", "resident"), "stage 2: shares: 2: kv_heads must be a range"
+    assert said(MISTAKES).startswith("line 9: stage 1: residency: 'hosts' is not known")
+    assert said(first).startswith(f"line 15: {second}")
+    several = first.replace("stages:", "routes:\n- stages:")
+    assert said(several).startswith(f"line 16: route 1, {second.replace('stage 2', 'stage 2')}")
+    assert said(first.replace("x\n", "1\n    window: 2\n")).startswith("line 16: stage 2: field 'window' belongs")
+    assert said(first.replace("kv_heads: x", "kv_heads: 1\n    all_reduce: {wire: far}")).startswith("line 16: ")
+    assert said(first.replace("float32", "f23")).startswith("line 2: dtype: 'f23' is not known")
+    assert said(first.replace("[layers 1-3, head]", "[layers 1-9]")).startswith("line 10: stage 2: parts: 'layers 1-9'")
+
+
+def test_a_spot_in_a_plan_has_its_line():
+    data = read_yaml(MISTAKES)
+    lines = {
+        Spot(stage=1): 5,
+        Spot(stage=1, key="residency"): 9,
+        Spot(stage=1, share=1, key="residency"): 9,
+        Spot(stage=1, share=1, key="window"): 5,
+        Spot(stage=2): 10,
+        Spot(stage=2, share=1): 12,
+        Spot(stage=2, share=1, key="kv_heads"): 13,
+        Spot(stage=2, share=2): 14,
+        Spot(stage=9): 0,
+        Spot(): 0,
+    }
+    assert {spot: line_at(data, spot) for spot in lines} == lines
+    several = read_yaml("routes:\n- purpose: draft\n  stages:\n  - node: a\n- stages:\n  - node: b\n")
+    spots = Spot(1, key="purpose"), Spot(2), Spot(2, 1), Spot(2, 1, 1), Spot(1, 1)
+    assert [line_at(several, spot) for spot in spots] == [2, 5, 6, 6, 4]
+    assert line_at({"stages": [{"node": "a"}]}, Spot(stage=1)) == 0, "no file"
+    assert line_at(None, Spot(stage=1)) == 0

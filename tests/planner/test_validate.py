@@ -64,15 +64,22 @@ def test_coverage(homes, home):
         return homes.plan(*(homes.stage("desktop", *parts) for parts in listed))
 
     validate(plan(model_parts), home, spec)
-    assert "head is in no stage" in refused(plan(model_parts[:2]), home, spec)
+    assert refused(plan(model_parts[:2]), home, spec) == (
+        "stage 1: head is in no stage; add 'head' to the parts here, or a stage with it after this one"
+    )
     gap = plan((homes.EMBEDDING, range(2)), (range(3, 4), homes.HEAD))
-    assert "attention 2 is in no stage; every part must be in exactly one" in refused(gap, home, spec)
+    assert "stage 1: layer 2 is in no stage; add 'layer 2' to the parts here" in refused(gap, home, spec)
+    beginning = refused(plan((range(2, 4), homes.HEAD)), home, spec)
+    assert beginning.startswith("stage 1: embedding, layers 0-1 are in no stage; add 'embedding', 'layers 0-1' to the ")
+    assert beginning.endswith("or a stage with them before this one")
     twice = plan((homes.EMBEDDING, range(3)), (range(2, 4), homes.HEAD))
-    assert "attention 2 is in stages 1 and 2; leave it in one" in refused(twice, home, spec)
+    assert "stage 2: layer 2 is in stages 1 and 2; leave it in one" in refused(twice, home, spec)
+    again = plan((homes.EMBEDDING, range(4), range(1, 3), homes.HEAD))
+    assert "stage 1: layers 1-2 are in it twice; name them once" in refused(again, home, spec)
     turned = plan((homes.EMBEDDING, range(2, 4)), (range(2), homes.HEAD))
-    assert "stage 1: attention 2 comes where attention 0 is due" in refused(turned, home, spec)
+    assert "stage 1: layers 2-3 come where layer 0 is due" in refused(turned, home, spec)
     beyond = plan((homes.EMBEDDING, range(6), homes.HEAD))
-    assert "model 'tiny' has no attention 4; it has layers 0-3" in refused(beyond, home, spec)
+    assert "stage 1: model 'tiny' has no layers 4-5; it has layers 0-3" in refused(beyond, home, spec)
 
 
 @given(st.data())
@@ -231,7 +238,9 @@ def test_what_this_version_does_not_run(homes, home, ring):
     with pytest.raises(PlanError, match="is in routes 1 and 2; give each route nodes of its own"):
         executable_stages(same)
     hosted = grouped(homes, (Share("desktop", residency=Residency.HOST),))
-    with pytest.raises(PlanError, match="residency host is for GPUs"):
+    with pytest.raises(
+        PlanError, match="stage 1, node 'desktop': this version does not run residency host; say streamed"
+    ):
         executable_stages(hosted)
     cut = Part(PartKind.ATTENTION, 0)
     halved = homes.plan(
