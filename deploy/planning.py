@@ -18,7 +18,7 @@ from potluck.deploy.page import page
 from potluck.deploy.plan_data import answer_report
 from potluck.deploy.prepare import Where
 from potluck.deploy.remedies import solved
-from potluck.deploy.wish import Wish, goal_of, wished_spec
+from potluck.deploy.wish import Wish, goal_of, shares_of, wished_spec
 from potluck.models.described import Described
 from potluck.planner.fleet import Fleet
 from potluck.planner.plan_file import plan_to_data
@@ -75,12 +75,22 @@ def _answer(model: Described, where: Where, wish: Wish, changes: Changes, output
     check_wish(spec, wish, given.plan if given else None)
     goal = goal_of(spec, model.name, wish)
     fleet = changed(_fleet(where, goal.dtype), changes, read_catalogue())
+    _check_removed(fleet, wish, changes)
     plan = given.plan if given else solved(fleet, spec, goal)
     if given:
         given.check(spec, fleet)
     else:
         validate(plan, fleet, spec)
     return answer_of(plan, fleet, spec, goal, model.origin)
+
+
+def _check_removed(fleet: Fleet, wish: Wish, changes: Changes) -> None:
+    """Say of a node that is no more why it is not, before the planner asks whether another was meant."""
+    named = {"--with": wish.pinned, "--without": wish.without, "--share": tuple(shares_of(wish.share))}
+    left = {node.name for node in fleet.nodes}
+    for option, nodes in named.items():
+        for gone in (node for node in nodes if node in changes.remove and node not in left):
+            raise ValueError(f"--remove {gone} takes away the node that {option} {gone} is about; leave one out")
 
 
 def _fleet(where: Where, dtype: str) -> Fleet:

@@ -32,6 +32,8 @@ def solved(fleet: Fleet, spec: ModelSpec, goal: Goal) -> Plan:
     try:
         return solve(fleet, spec, goal)
     except DoesNotFit as error:
+        if all(node.name in goal.excluded for node in fleet.nodes):
+            raise
         missing, remedy = missing_bytes(fleet, spec, goal), cheapest(fleet, spec, goal)
         told = [f"{size_text(missing)} are missing"] if missing else []
         raise DoesNotFit("; ".join([str(error), *told, *([remedy] if remedy else [])])) from None
@@ -60,6 +62,8 @@ _Change = tuple[str, Fleet, ModelSpec, Goal]
 
 def _changes(fleet: Fleet, spec: ModelSpec, goal: Goal) -> Iterator[_Change]:
     """What could be changed, what costs nothing first, with fleet, model and goal after it."""
+    if goal.shares:
+        yield "leave out --share", fleet, spec, replace(goal, shares={})
     if not goal.streaming and any(node.disk_bandwidth for node in fleet.nodes):
         yield "leave out --no-streaming", fleet, spec, replace(goal, streaming=True)
     # Less KV than the question's own requests take is no answer to it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from potluck.coordinator.serving import Wire
@@ -93,12 +94,14 @@ def goal_of(spec: ModelSpec, name: str, wish: Wish) -> Goal:
     prompt = wish.prompt or min(_PROMPT, context // 2)
     if prompt >= context:
         raise ValueError(f"--prompt {prompt} leaves no room for an answer in a context of {context} tokens")
+    shares = shares_of(wish.share)
+    _check_nodes(wish, shares)
     return Goal(
         dtype=_dtype(spec, wish),
         kv_tokens=_kv_tokens(wish, context, prompt),
         rounds=wish.rounds,
         spread=wish.spread,
-        shares=shares_of(wish.share),
+        shares=shares,
         solver=wish.solver,
         aim=wish.aim,
         batch=wish.batch,
@@ -111,6 +114,15 @@ def goal_of(spec: ModelSpec, name: str, wish: Wish) -> Goal:
         context=min(context, prompt + _ANSWER // 2),
         grouping=wish.wire == "tcp",
     )
+
+
+def _check_nodes(wish: Wish, shares: Mapping[NodeName, float]) -> None:
+    """In the words of the command line, before the goal would refuse it in the planner's."""
+    for node in wish.without:
+        if node in wish.pinned:
+            raise ValueError(f"--with {node} and --without {node} contradict each other; leave one out")
+        if NodeName(node) in shares:
+            raise ValueError(f"--share {node} and --without {node} contradict each other; leave one out")
 
 
 def _kv_tokens(wish: Wish, context: int, prompt: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from potluck.planner.fit import size_text
+from potluck.planner.fit import memory_text, size_text
 from potluck.planner.fleet import Fleet, Node, NodeName
 from potluck.planner.memory import worker_bytes
 from potluck.planner.offers import HEAD, Offer, Request
@@ -91,7 +91,7 @@ def _left_out(fleet: Fleet, request: Request, offer: Offer) -> str:
 
 def holds_no_layer(request: Request, node: Node) -> str:
     """Why a node that is too small has nothing."""
-    memory = size_text(node.device.memory)
+    memory = memory_text(node, request.goal)
     layer, worker = request.on(node).layer_bytes, worker_bytes(request.spec)
     need = f"{size_text(layer)} with KV, and {size_text(worker)} for the worker"
     return f"left out: its {memory} hold no layer ({need})"

@@ -10,10 +10,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fractions import Fraction
 
 from potluck.planner.fields import shown
+from potluck.planner.unit_hints import meant
 
 _PATTERN = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)((?:[eE][+-]?[0-9]+)?)\s*([^\s0-9.+-]*)", re.ASCII)
 _LONGEST = 64
@@ -149,6 +149,5 @@ def _as_float_fraction(value: Fraction) -> float:
 
 
 def _hint(unit: str, quantity: Quantity) -> str:
-    exact_but_for_case = [known for known in quantity.units if known.lower() == unit.lower()]
-    close = exact_but_for_case or get_close_matches(unit, quantity.units, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; write for example {quantity.example}"
+    found = meant(unit, quantity.units)
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else f"; write for example {quantity.example}"

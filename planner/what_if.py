@@ -33,13 +33,42 @@ def changed(fleet: Fleet, changes: Changes, catalogue: Catalogue) -> Fleet:
     Raises:
         FieldError: an unknown machine, node or kind of link, a name given twice, or no node left.
     """
+    _check_changes(fleet, changes)
     for name in changes.remove:
         fleet = without(fleet, name)
     for asked in changes.add:
         fleet = with_machine(fleet, asked, catalogue)
     for asked in changes.link:
-        fleet = with_link(fleet, asked, catalogue)
+        try:
+            fleet = with_link(fleet, asked, catalogue)
+        except FieldError as error:
+            raise _of_removed(asked, changes.remove) or error from None
     return fleet
+
+
+def _check_changes(fleet: Fleet, changes: Changes) -> None:
+    """Refuse changes that undo each other; a node may be removed for a machine of its name to be added."""
+    names, added = {node.name for node in fleet.nodes}, {_named(asked): asked for asked in changes.add}
+    for number, name in enumerate(changes.remove):
+        if name in changes.remove[:number]:
+            raise FieldError(f"--remove {name} is given twice; leave one out")
+        if name not in names and name in added:
+            raise FieldError(f"--remove {name} would take away what --add {added[name]} brings; leave both out")
+
+
+def _of_removed(asked: str, removed: Sequence[str]) -> FieldError | None:
+    """Of a link that cannot be, that one of its ends was removed, where that is why."""
+    ends = asked.rpartition("=")[0]
+    for name in removed:
+        if ends.startswith((f"{name}-", f"{name} ")) or ends.endswith((f"-{name}", f">{name}", f" {name}")):
+            return FieldError(f"--link {asked}: --remove {name} takes this node away; leave one of the two out")
+    return None
+
+
+def _named(asked: str) -> str:
+    """The name of the node that `--add` brings, where nobody else has it."""
+    machine, given, name = asked.partition("=")
+    return name if given else machine
 
 
 def without(fleet: Fleet, name: str) -> Fleet:

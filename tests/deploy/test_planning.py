@@ -151,11 +151,47 @@ def test_a_path_that_cannot_be_written_is_told_before_anything_is_shown(cluster,
         (["--link", "wfi"], "did you mean 'wifi'?"),
         (["--link", "desktop-nas=1g"], "there is: desktop, laptop, mini-pc"),
         (["--prompt", "9000"], "--prompt 9000 leaves no room"),
-        (["--remove", "desktop", "--without", "desktop"], "has no node 'desktop'"),
+        *(
+            (
+                ["--remove", "desktop", option, f"desktop{share}"],
+                f"--remove desktop takes away the node that {option} desktop",
+            )
+            for option, share in (("--without", ""), ("--with", ""), ("--share", "=30%"))
+        ),
+        (["--with", "laptop", "--without", "laptop"], "--with laptop and --without laptop contradict each other"),
+        (["--share", "laptop=9%", "--without", "laptop"], "--share laptop and --without laptop contradict"),
+        (
+            ["--add", "m1-8gb=x", "--remove", "x"],
+            "--remove x would take away what --add m1-8gb=x brings; leave both out",
+        ),
+        (["--add", "m1-8gb", "--remove", "m1-8gb"], "--remove m1-8gb would take away what --add m1-8gb brings"),
+        (["--remove", "laptop", "--remove", "laptop"], "--remove laptop is given twice"),
+        (
+            ["--link", "desktop-mini-pc=1g", "--remove", "mini-pc"],
+            "--remove mini-pc takes this node away; leave one",
+        ),
+        (
+            [word for name in ("desktop", "laptop", "mini-pc") for word in ("--without", name)],
+            "model 'smollm2': every node is excluded (--without); leave at least one in",
+        ),
+        (["--with", "laptop", "--share", "laptop=1%"], "but its 4.0 GiB (of which 1%) hold no layer"),
     ],
 )
 def test_wrong_what_ifs(cluster, words, says):
-    assert says in refused(cluster("plan", "smollm2", "--fleet", "trio", *words))
+    told = refused(cluster("plan", "smollm2", "--fleet", "trio", *words))
+    assert says in told and ("every node" not in told or told.endswith(says))
+
+
+def test_a_node_may_be_replaced_by_another_of_its_name(cluster):
+    words = ["plan", "smollm2", "--fleet", "trio", "--remove", "laptop", "--add", "m1-8gb=laptop", "--with", "laptop"]
+    report = planned(cluster(*words, "--link", "laptop-desktop=10g", "--json"))
+    assert report["nodes"]["laptop"]["device"] != "cpu" and "layer" in report["nodes"]["laptop"]["holds"]
+
+
+def test_shares_that_leave_too_little_are_what_is_to_be_changed(cluster):
+    shares = [f"--share={name}=1%" for name in ("desktop", "laptop", "mini-pc")]
+    told = refused(cluster("plan", "smollm2", "--fleet", "trio", "--no-streaming", *shares))
+    assert "desktop 8.0 GiB (of which 1%)" in told and told.endswith("enough is: leave out --share")
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_nobody_left_and_a_pinned_dwarf(homes, smollm2):
     home = homes.fleet(homes.node("a"), homes.node("dwarf", 60, MIB))
     with pytest.raises(DoesNotFit, match="every node is excluded"):
         solve(home, smollm2, Goal(excluded=frozenset({"a", "dwarf"})))
-    with pytest.raises(DoesNotFit, match=r"'dwarf' is pinned, but its 1\.0 MiB hold no layer"):
+    with pytest.raises(DoesNotFit, match=r"'dwarf' is pinned \(--with\), but its 1\.0 MiB hold no layer"):
         solve(home, smollm2, Goal(pinned=frozenset({"dwarf"})))
 
 

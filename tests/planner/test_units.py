@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from potluck.planner.unit_hints import meant
 from potluck.planner.units import BYTES, BYTES_PER_SECOND, FLOPS, SECONDS, UnitError, parse, parse_bytes, written
 
 RIGHT = [
@@ -69,6 +70,47 @@ def test_what_is_refused(text, quantity, message):
         parse(text, quantity)
     assert message in str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 250
+
+
+BITS_OR_BYTES = "did you mean 'Gbit/s' or 'GB/s'?"
+MEANT = [
+    *(
+        (f"20 {unit}", BYTES_PER_SECOND, BITS_OR_BYTES)
+        for unit in ("Gb/sec", "Gb/s", "gb/s", "gbps", "GBPS", "Gb", "G/s", "G")
+    ),
+    *(
+        (f"1 {unit}", BYTES_PER_SECOND, "did you mean 'Gbit/s'?")
+        for unit in ("Gbit/sec", "Gbits", "gbit", "gigabit", "Gbits/s")
+    ),
+    *((f"20 {unit}", BYTES_PER_SECOND, "did you mean 'GB/s'?") for unit in ("GB", "GBs", "GBps", "GB/sec", "gbytes/s")),
+    ("20 mb/s", BYTES_PER_SECOND, "did you mean 'Mbit/s' or 'MB/s'?"),
+    ("20 MiB/sec", BYTES_PER_SECOND, "did you mean 'MiB/s'?"),
+    ("3 GHz", BYTES_PER_SECOND, "write for example 1 Gbit or 20 GB/s"),
+    ("3 ms", BYTES_PER_SECOND, "is not a unit of a bandwidth"),
+    *((f"8 {unit}", BYTES, "did you mean 'GB'?") for unit in ("gb", "Gb", "GBs", "G", "gigabytes")),
+    *((f"8 {unit}", BYTES, "did you mean 'GiB'?") for unit in ("gib", "GiBs", "Gi", "gibibytes")),
+    ("8 Gbit", BYTES, "write for example 8 GiB"),
+    *((f"3 {unit}", SECONDS, "did you mean 'ms'?") for unit in ("msec", "MS", "milliseconds", "mS")),
+    *((f"3 {unit}", SECONDS, "did you mean 's'?") for unit in ("sec", "seconds", "S")),
+    ("3 µsec", SECONDS, "did you mean 'us'?"),
+    ("3 min", SECONDS, "write for example 0.3 ms"),
+    *(
+        (f"60 {unit}", FLOPS, "did you mean 'GFLOPS'?")
+        for unit in ("gflops", "GFLOP", "GFlops/s", "gigaflops", "GFLOP/sec")
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "quantity", "message"), MEANT)
+def test_what_was_probably_meant(text, quantity, message):
+    with pytest.raises(UnitError) as error:
+        parse(text, quantity)
+    assert str(error.value).endswith(message) or (message.startswith("is not") and message in str(error.value))
+
+
+@given(st.sampled_from([BYTES, SECONDS, BYTES_PER_SECOND, FLOPS]), st.text("kKmMgGtTiIbBsS/ecpytflopnu", max_size=8))
+def test_what_is_proposed_is_a_unit(quantity, unit):
+    assert unit in quantity.units or all(one in quantity.units for one in meant(unit, quantity.units))
 
 
 def test_a_tiny_exponent_costs_no_time():

@@ -78,7 +78,7 @@ def test_added_nodes_have_links_too(home, catalogue):
         (Changes(add=("box=",)), "a name has letters"),
         (Changes(add=("box=a b",)), "a name has letters"),
         (Changes(remove=("nass",)), "--remove nass: fleet 'home' has no node 'nass'; did you mean 'nas'?"),
-        (Changes(remove=("nas", "nas")), "has no node 'nas'"),
+        (Changes(remove=("nas", "nas")), "--remove nas is given twice; leave one out"),
         (Changes(link=("wfi",)), "--link wfi: there is no kind of link 'wfi'; did you mean 'wifi'?"),
         (Changes(link=("den-nas=2g",)), "there is no kind of link '2g'"),
         (Changes(link=("den-den=1g",)), "no two nodes are meant"),
