@@ -47,11 +47,6 @@ class Tokenizer:
         return self._size
 
     @property
-    def bos_id(self) -> int | None:
-        """The token that begins a text, if the model has one."""
-        return self._usage.bos_id
-
-    @property
     def end_ids(self) -> frozenset[int]:
         """Any of these ends an answer.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -63,6 +65,7 @@ async def completion_query(asked: CompletionBody, service: Service) -> Query:
     )
     stops = parse_stops(asked.stop)
     prompts = [await _prompt(one, service.texts, bool(asked.echo)) for one in given]
+    _check_not_empty(prompts)
     length = query.Length(service.engine.context, asked.max_tokens, query.COMPLETION_TOKENS)
     generations = query.generations(prompts, per_prompt, template, length)
     return Query(tuple(prompts), per_prompt, kept, generations, stops, asked.logprobs is not None)
@@ -73,6 +76,15 @@ async def _prompt(given: str | list[int], texts: Texts, echo: bool) -> Prompt:
         return Prompt(await texts.prompt(given), given if echo else "")
     check_tokens(given, texts.tokenizer.vocab_size)
     return Prompt(tuple(given), await texts.text(given) if echo else "")
+
+
+def _check_not_empty(prompts: Sequence[Prompt]) -> None:
+    """Raise ApiError 400 where there is nothing to compute: a model continues tokens."""
+    for number, prompt in enumerate(prompts):
+        if not prompt.tokens:
+            which = f"'prompt.{number}'" if len(prompts) > 1 else "'prompt'"
+            problem = f"{which} is empty, so there is nothing for this model to continue; write some text"
+            raise ApiError(problem, param="prompt", code="invalid_value")
 
 
 def _refuse(asked: CompletionBody) -> None:

@@ -24,17 +24,8 @@ class Texts:
         self._chats = ThreadPoolExecutor(2, thread_name_prefix="chat")
 
     async def prompt(self, text: str) -> tuple[int, ...]:
-        """Token ids of a completion's prompt.
-
-        Raises:
-            ApiError: 400 for an empty prompt of a model without a token to begin with.
-        """
-        ids = tuple(await self._off_loop(len(text), lambda: self.tokenizer.encode_prompt(text)))
-        if not ids and self.tokenizer.bos_id is not None:
-            ids = (self.tokenizer.bos_id,)
-        if not ids:
-            raise ApiError("'prompt' must not be empty", param="prompt", code="invalid_value")
-        return ids
+        """Token ids of a completion's prompt: none of an empty one, but for models whose texts begin with a token."""
+        return tuple(await self._off_loop(len(text), lambda: self.tokenizer.encode_prompt(text)))
 
     async def plain(self, text: str) -> list[int]:
         """Token ids of a text, without a token to begin with."""
@@ -64,7 +55,8 @@ class Texts:
                 f"'messages': {' '.join(str(error).split())}", param="messages", code="template_error"
             ) from None
         if not ids:
-            raise ApiError("'messages' make an empty prompt", param="messages", code="invalid_value")
+            problem = "'messages' come to no tokens in this model's chat template; write some text"
+            raise ApiError(problem, param="messages", code="invalid_value")
         return tuple(ids)
 
     def _render(self, messages: Sequence[Mapping[str, object]], add_generation_prompt: bool) -> list[int]:

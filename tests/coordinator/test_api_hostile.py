@@ -261,6 +261,43 @@ async def test_long_prompts_do_not_hold_up_the_others(api_serve, api_says, api_t
         assert [(await one).json()["error"]["code"] for one in held] == ["context_length_exceeded"] * 2
 
 
+class WithBos(Held):
+    """A tokenizer whose prompts begin with a token, as llama's do."""
+
+    def encode_prompt(self, text):
+        return [1, *self.tokenizer.encode_prompt(text)]
+
+
+@pytest.mark.parametrize(
+    "change", [{"prompt": ""}, {"prompt": ["Hi", ""]}, {"prompt": "", "echo": True}, {"prompt": [""]}]
+)
+async def test_an_empty_prompt_has_nothing_to_compute(api_serve, api_says, api_tokenizer, change):
+    async with api_serve(api_says("fine")) as server:
+        answer = await server.http.post("/v1/completions", json={**TEXT, **change})
+        error = answer.json()["error"]
+        assert answer.status_code == 400 and error["param"] == "prompt" and not server.engine.asked
+        assert error["message"].startswith("'prompt.1' is empty" if len(change["prompt"]) == 2 else "'prompt' is empty")
+        streamed = await server.http.post("/v1/completions", json={**TEXT, **change, "stream": True})
+        assert streamed.status_code == 400
+        assert (await server.http.post("/tokenize", json={"prompt": ""})).json()["tokens"] == []
+    async with api_serve(api_says("fine"), WithBos(api_tokenizer)) as server:
+        assert (await server.http.post("/v1/completions", json={**TEXT, **change})).status_code == 200
+        assert (1,) in [generation.prompt for generation in server.engine.asked]
+
+
+@pytest.mark.parametrize("content", ["", [], [{"type": "text", "text": ""}]])
+async def test_a_chat_of_no_words_is_what_the_template_makes_of_it(api_serve, api_says, api_model_file, content):
+    body = {**CHAT, "messages": [{"role": "user", "content": content}]}
+    async with api_serve(api_says("fine")) as server:
+        assert (await server.http.post("/v1/chat/completions", json=body)).status_code == 200
+        assert all(generation.prompt for generation in server.engine.asked)
+    tokenizer = load_tokenizer(api_model_file, chat_template="{{ messages[0]['content'] }}")
+    async with api_serve(api_says("fine"), tokenizer) as server:
+        answer = await server.http.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 400 and "come to no tokens" in answer.json()["error"]["message"]
+    tokenizer.close()
+
+
 async def test_what_the_template_refuses_is_the_clients_fault(api_serve, api_says, api_model_file):
     template = "{{ raise_exception('roles\nmust alternate') if messages|length > 1 else messages[0]['content'] }}"
     tokenizer = load_tokenizer(api_model_file, chat_template=template)

@@ -56,8 +56,8 @@ def test_decodes_what_it_encoded(pair):
 
 
 def test_sizes_and_ends(smollm2, gemma3):
-    assert (smollm2.vocab_size, smollm2.bos_id, smollm2.end_ids) == (49152, 1, {0, 2})
-    assert (gemma3.vocab_size, gemma3.bos_id, gemma3.end_ids) == (262144, 2, {1, 106})
+    assert (smollm2.vocab_size, smollm2.encode_prompt(""), smollm2.end_ids) == (49152, [], {0, 2})
+    assert (gemma3.vocab_size, gemma3.encode_prompt(""), gemma3.end_ids) == (262144, [2], {1, 106})
     assert smollm2.has_chat_template and not gemma3.has_chat_template
 
 
