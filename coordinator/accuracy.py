@@ -20,8 +20,8 @@ from potluck.planner.plan import Plan
 from potluck.planner.predict import predict
 from potluck.planner.prediction import Prediction
 
-# Of how many requests, the latest, medians are taken.
-WINDOW = 20
+# Of how many requests, the latest, medians are taken: fewer are noise, more are slow to say that something changed.
+WINDOW = 10
 _BLOCK = 16
 _KEPT = 128
 _SAID_AGAIN = 0.15
@@ -89,9 +89,10 @@ class Comparison:
 class Accuracy:
     """The latest lone requests of an epoch, each with what was predicted for it."""
 
-    def __init__(self, predicted: Predict, window: int = WINDOW, requests: Iterable[LoneRequest] = ()) -> None:
+    def __init__(self, predicted: Predict, least: int = 0, requests: Iterable[LoneRequest] = ()) -> None:
+        """Keeps the latest `WINDOW`, or so many as `least` says where that is more."""
         self._predicted = predicted
-        self._requests: deque[tuple[LoneRequest, Prediction]] = deque(maxlen=max(window, WINDOW))
+        self._requests: deque[tuple[LoneRequest, Prediction]] = deque(maxlen=max(least, WINDOW))
         for request in requests:
             self.add(request)
 
@@ -104,11 +105,10 @@ class Accuracy:
         """What was measured, the latest last."""
         return tuple(request for request, _ in self._requests)
 
-    def comparison(self, latest: int = WINDOW) -> Comparison:
-        """Medians over the latest requests."""
-        pairs = list(self._requests)
-        told = [(request, expected) for request, expected in pairs if request.each is not None][-latest:]
-        first = [(expected.time_to_first_token, request.first) for request, expected in pairs[-latest:]]
+    def comparison(self) -> Comparison:
+        """Medians over them all: what is shown is what is decided by."""
+        told = [(request, expected) for request, expected in self._requests if request.each is not None]
+        first = [(expected.time_to_first_token, request.first) for request, expected in self._requests]
         each = [(expected.time_per_token, request.each) for request, expected in told if request.each]
         return Comparison(_figure(first), _figure(each), dict(_stages(told)))
 

@@ -21,9 +21,9 @@ _LINK_SECONDS = 1e-3
 class Drift:
     """Whether requests have deviated from their predictions for long enough to doubt the fleet's figures.
 
-    The median of the latest `requests` has to be more than 30 % off. After measuring, what deviation is left is known
-    and asked about no more, unless it changes by as much again; and nothing is measured for ten minutes, or an hour
-    where measuring explained nothing.
+    The median of at least `requests` of them has to be more than 30 % off. After measuring, what deviation is left is
+    known and asked about no more, unless it changes by as much again; and nothing is measured for ten minutes, or an
+    hour where measuring explained nothing.
     """
 
     def __init__(self, requests: int) -> None:

@@ -89,16 +89,22 @@ class Review:
 
     def _tell(self, observer: Observer) -> None:
         if self.comparison.requests >= _FIRST_SAID and worth_saying(self._said, self.comparison):
-            self._said = self.comparison
-            observer.compared(self.comparison)
+            self._say(observer)
+
+    def _say(self, observer: Observer) -> None:
+        self._said = self.comparison
+        observer.compared(self.comparison)
 
     def _doubt(self, accuracy: Accuracy, force: InForce, observer: Observer) -> None:
-        latest = accuracy.comparison(self._latest)
-        cause = self._drift.cause(latest, time.monotonic())
+        cause = self._drift.cause(self.comparison, time.monotonic())
         if cause is None:
             return
-        self.remeasured = Remeasured(cause, latest.figures[cause])
-        observer.remeasuring(cause, latest.figures[cause])
+        # Whoever reads that a figure is off finds the same one in the table above.
+        if self._said is not self.comparison:
+            self._say(observer)
+        figure = self.comparison.figures[cause]
+        self.remeasured = Remeasured(cause, figure)
+        observer.remeasuring(cause, figure)
         requests = accuracy.requests[-self._latest :]
         self._remeasure = Remeasure(
             self._engine, lambda: self._workers.measure_again(force), lambda found: judge(force, requests, found)
@@ -114,7 +120,7 @@ class Review:
         if fleet is not None:
             self._rest_on(force.over(fleet), self._accuracy.requests[-self._latest :])
             self.better = (fleet, outcome.better) if outcome.better else None
-        self._drift.measured(self._accuracy.comparison(self._latest), outcome.explained, time.monotonic())
+        self._drift.measured(self._accuracy.comparison(), outcome.explained, time.monotonic())
         observer.remeasured(outcome, force.described)
         self._tell(observer)
         return fleet

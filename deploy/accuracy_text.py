@@ -45,12 +45,15 @@ def predicted_text(predicted: Data, prompt: int) -> str:
     )
 
 
-def remeasuring_text(cause: str, deviation: float) -> str:
+def remeasuring_text(cause: str, figure: Data) -> str:
     """Why nodes are measured again."""
-    return (
-        f"{_NAMES.get(cause, cause)} stays {deviation:+.0%} off its prediction; "
-        "nodes and links are measured again as soon as no request runs"
-    )
+    return f"{off_text(cause, figure)}; nodes and links are measured again as soon as no request runs"
+
+
+def off_text(cause: str, figure: Data, verb: str = "is") -> str:
+    """What is off, or was, by the figure that the table has, or had."""
+    requests = f"in the median of {figure['requests']} requests"
+    return f"{_NAMES.get(cause, cause)} {verb} {figure['deviation']:+.0%} off its prediction {requests}"
 
 
 def outcome_lines(outcome: Data, described: bool) -> Iterator[str]:
@@ -70,13 +73,16 @@ def departure_text(departure: Data, taken: str) -> str:
 
 
 def _conclusion(outcome: Data, described: bool) -> str:
+    """What it means, and what there is to do."""
     if outcome["gain"]:
-        return f"a plan that is predicted to take {outcome['gain']:.0%} less is loaded as soon as no request runs"
+        better = f"a plan that is predicted to take {outcome['gain']:.0%} less is loaded as soon as no request runs"
+        return f"{better}: nothing is to be done"
     if described and outcome["departures"]:
-        would = "would hold" if outcome["explained"] else "would still be off"
-        return f"with these figures the prediction {would}; the fleet's description is kept: correct it, start again"
+        would = "explain" if outcome["explained"] else "do not explain"
+        kept = "the fleet's description is kept, since machines that are busy look slower, too"
+        return f"these figures {would} the deviation; {kept}: correct the description only if this lasts"
     if outcome["explained"]:
-        return "this explains the deviation; no other plan would be much better"
+        return "this explains the deviation; no other plan would be much better, so nothing is to be done"
     return (
         "this does not explain the deviation: see what else runs on the nodes; it is not looked into again for an hour"
     )

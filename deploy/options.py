@@ -193,8 +193,8 @@ RemeasureAfter = Annotated[
         "--remeasure-after",
         min=0,
         max=1000,
-        help="Measure nodes and links again, while idle, when so many requests that ran alone took over 30 % "
-        "more or less than predicted, in the median; 0 never does.",
+        help="Measure nodes and links again, while idle, when the latest requests that ran alone, at least so many, "
+        "took over 30 % more or less than predicted in the median; 0 never does.",
         rich_help_panel=_SERVING,
     ),
 ]

@@ -100,7 +100,7 @@ class TerminalProgress:
 
     def remeasuring(self, cause: str, figure: Figure) -> None:
         """See Observer."""
-        self._console.print(f"[yellow]{remeasuring_text(cause, figure.deviation)}[/yellow]", highlight=False)
+        self._console.print(f"[yellow]{remeasuring_text(cause, asdict(figure))}[/yellow]", highlight=False)
 
     def remeasured(self, outcome: Outcome, described: bool) -> None:
         """See Observer."""

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from potluck.deploy.accuracy_text import accuracy_table, outcome_lines, remeasuring_text
+from potluck.deploy.accuracy_text import accuracy_table, off_text, outcome_lines, remeasuring_text
 from potluck.deploy.columns import add_figures, add_names, add_words, titled
 from potluck.deploy.tables import bytes_text, seconds_text
 
@@ -112,7 +112,7 @@ def _remeasured_lines(status: Data) -> Iterator[str]:
     if not again:
         return
     if again["outcome"] is None:
-        yield remeasuring_text(again["cause"], again["deviation"])
+        yield remeasuring_text(again["cause"], again)
     else:
-        yield "nodes and links were measured again:"
+        yield f"nodes and links were measured again, since {off_text(again['cause'], again, 'was')}:"
         yield from outcome_lines(again["outcome"], status["described"])

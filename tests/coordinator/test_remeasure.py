@@ -11,9 +11,12 @@ from potluck.coordinator import remeasure
 from potluck.coordinator.accuracy import LoneRequest
 from potluck.coordinator.calls import CallError
 from potluck.coordinator.engine import ServingEngine
+from potluck.coordinator.fabric import LocalFabric
 from potluck.coordinator.in_force import InForce
 from potluck.coordinator.metrics import Metrics
 from potluck.coordinator.remeasure import MeasureError, Outcome, Remeasure, judge, measure_quietly
+from potluck.coordinator.review import Review
+from potluck.coordinator.workers import Workers
 from potluck.models.shipped import shipped_spec
 from potluck.planner.fleet import Device, Fleet, Link, Node, NodeName
 from potluck.planner.goal import Goal
@@ -127,3 +130,34 @@ def test_who_stops_waits_for_nothing(engine, monkeypatch):
     measuring.stop(10.0)
     assert time.monotonic() - begun < 5.0
     assert measuring.outcome.failure
+
+
+class Said:
+    """What an observer of a review was told, in order."""
+
+    def __init__(self):
+        self.comparisons, self.doubts = [], []
+
+    def compared(self, comparison):
+        self.comparisons.append(comparison)
+
+    def remeasuring(self, cause, figure):
+        self.doubts.append((cause, figure, self.comparisons[-1]))
+
+
+@pytest.mark.parametrize("remeasure_after", [3, 5, 30])
+def test_the_figure_that_leads_to_measuring_is_the_one_that_was_shown_last(engine, monkeypatch, remeasure_after):
+    review, said = Review(engine, Workers(LocalFabric([]), "tcp"), remeasure_after), Said()
+    (usual,) = requests_over(EVEN, 1)
+    slower = [1.0] * 8 + [1.1, 1.33, 1.3, 1.66, 1.66, 1.4, 1.2, 1.66] + [1.66] * 40
+    arrived = iter(replace(usual, each=usual.each * times, first=usual.first * times) for times in slower)
+    monkeypatch.setattr(engine, "lone_requests", lambda: [next(arrived)])
+    review.begin(FORCE)
+    try:
+        while not said.doubts:
+            review.look(said)
+    finally:
+        review.stop()
+    ((cause, figure, shown),) = said.doubts
+    assert shown.figures[cause] == figure == review.comparison.figures[cause] == review.remeasured.figure
+    assert figure.deviation > 0.3 and figure.requests >= remeasure_after

@@ -103,7 +103,7 @@ async def test_a_described_node_that_is_slower_is_named_once(homes, home):
     assert found["n1"] < found["n0"] / 4
     assert outcome.better is None
     await alone(one, home, 6)
-    await home.eventually(lambda: one.deployment.report()["accuracy"]["time_to_first_token"]["requests"] == 11)
+    await home.eventually(lambda: one.deployment.report()["accuracy"]["time_to_first_token"]["requests"] == 10)
     assert len([entry for entry in one.diary.entries if entry[0] == "remeasuring"]) == 1
     report = one.deployment.report()
     assert report["epoch"] == 1

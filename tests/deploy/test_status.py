@@ -142,7 +142,25 @@ def test_a_description_that_is_wrong_is_to_be_corrected():
     outcome = {"failure": "", "departures": [found], "gain": 0.0, "explained": True}
     first, last = outcome_lines(outcome, True)
     assert first == "link a -> b takes 5 ms, described as 1 ms"
-    assert "would hold" in last and "correct it" in last
+    assert "explain the deviation" in last and "machines that are busy look slower, too" in last
+    assert "correct the description only if this lasts" in last and "start again" not in last
+    assert "do not explain" in list(outcome_lines(outcome | {"explained": False}, True))[-1]
+    assert "nothing is to be done" in list(outcome_lines(outcome, False))[-1]
+
+
+def test_one_figure_says_what_is_off():
+    figure = {"predicted": 1.0, "measured": 1.5, "deviation": 0.66, "requests": 7}
+    again = {"cause": "time_per_output_token", **figure, "outcome": None}
+    stage = [{"node": "a", "parts": ["embedding", "head"]}]
+    accuracy = {"time_to_first_token": figure, "time_per_output_token": figure, "stages": []}
+    shown = page_of(stage, remeasured=again, accuracy=accuracy)
+    assert "time per token 1 s 1.5 s +66%" in shown
+    assert (
+        "time per token is +66% off its prediction in the median of 7 requests; nodes and links are measured" in shown
+    )
+    outcome = {"failure": "", "departures": [], "gain": 0.0, "explained": False}
+    shown = page_of(stage, remeasured=again | {"outcome": outcome}, accuracy=accuracy)
+    assert "were measured again, since time per token was +66% off its prediction in the median of 7 requests:" in shown
 
 
 GROUPED = [
@@ -160,16 +178,16 @@ GROUPED = [
 ]
 
 
-def page_of(stages, **node):
+def page_of(stages, **told):
     """The page of two nodes that hold these stages."""
     spent = {"compute": 0.5, "wait": 0.2, "transfer": 0.05, "sums": 0.25, "stall_seconds": 0.0, "resident_bytes": 0}
     sizes = {"weight_bytes": 1, "kv_bytes": 1, "memory": 10}
-    nodes = [{"node": name, "requests_arrive": name == "a", **spent, **sizes, **node} for name in "ab"]
+    nodes = [{"node": name, "requests_arrive": name == "a", **spent, **sizes} for name in "ab"]
     queue = {"running": 0, "waiting": 0, "kv_used": 0.0, "tokens_per_second": 0.0}
     predicted = {"time_to_first_token": 1.0, "time_per_output_token": 0.1}
     status = {"model": "m", "ready": True, **queue, "fleet": "f", "stages": stages, "nodes": nodes}
     console = Console(width=160, file=io.StringIO())
-    console.print(status_page(status | {"predicted": predicted, "accuracy": {"stages": []}}))
+    console.print(status_page(status | {"predicted": predicted, "accuracy": {"stages": []}, "described": True} | told))
     return " ".join(console.file.getvalue().split())
 
 
