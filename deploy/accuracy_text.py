@@ -29,7 +29,7 @@ def accuracy_table(accuracy: Data) -> Table:
     add_figures(table, "predicted", "measured", "deviation")
     for name, figure, text in _rows(accuracy):
         style = "yellow" if abs(figure["deviation"]) > _FAR else ""
-        deviation = f"{figure['deviation']:+.0%}"
+        deviation = _deviation_text(figure["deviation"])
         table.add_row(name, text(figure["predicted"]), text(figure["measured"]), deviation, style=style)
     requests = max((figure["requests"] for _, figure, _ in _rows(accuracy)), default=0)
     table.caption = f"medians of {requests} requests that ran alone, each beside the prediction for its length"
@@ -53,7 +53,12 @@ def remeasuring_text(cause: str, figure: Data) -> str:
 def off_text(cause: str, figure: Data, verb: str = "is") -> str:
     """What is off, or was, by the figure that the table has, or had."""
     requests = f"in the median of {figure['requests']} requests"
-    return f"{_NAMES.get(cause, cause)} {verb} {figure['deviation']:+.0%} off its prediction {requests}"
+    return f"{_NAMES.get(cause, cause)} {verb} {_deviation_text(figure['deviation'])} off its prediction {requests}"
+
+
+def _deviation_text(deviation: float) -> str:
+    """`+33%`; of less than half a percent `+0%`, whichever way."""
+    return f"{round(deviation, 2) + 0.0:+.0%}"
 
 
 def outcome_lines(outcome: Data, described: bool) -> Iterator[str]:

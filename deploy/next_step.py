@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
+
 _FLAGS = frozenset({"--fewest"})
 # What `plan` takes and `serve` does not: where the plan goes, and what it was chosen for.
 _OUTPUT = ("--save", "--html")
@@ -50,6 +52,25 @@ def after_plan(typed: Sequence[str], planned: Planned) -> str:
         return f"{again} && {_serve_file(typed, _FILE)}"
     said = any(word.partition("=")[0] in ("--spread", "--fewest") for word in typed)
     return command("serve", [*typed, *([] if said else ["--spread", "best"])], *_OUTPUT, *_CHOOSING)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Whom a first request is for: a model, with a chat template or without, behind a key or not."""
+
+    model: str
+    chats: bool = True
+    wants_key: bool = False
+
+
+def first_request(url: str, asked: Asked) -> str:
+    """A request to paste. Its temperature is 0: OpenAI's default of 1 makes word salad of a small model's answer."""
+    path = "chat/completions" if asked.chats else "completions"
+    chat = {"messages": [{"role": "user", "content": "Name three fruits."}]}
+    said = chat if asked.chats else {"prompt": "Three fruits are", "max_tokens": 32}
+    body = orjson.dumps({"model": asked.model, **said, "temperature": 0, "stream": True}).decode()
+    key = ["-H", "Authorization: Bearer KEY"] if asked.wants_key else []
+    return shlex.join(["curl", "-N", f"{url}/v1/{path}", "-H", "Content-Type: application/json", *key, "-d", body])
 
 
 def command(name: str, typed: Sequence[str], *left_out: str) -> str:

@@ -19,6 +19,7 @@ from potluck.coordinator.engine import ServingEngine
 from potluck.coordinator.metrics import Metrics
 from potluck.deploy.accuracy_text import predicted_text
 from potluck.deploy.console import ERR
+from potluck.deploy.next_step import Asked, first_request
 from potluck.deploy.prepare import Prepared
 from potluck.deploy.progress import JsonProgress, StatusLine, TerminalProgress
 from potluck.models.tokenizer import Tokenizer
@@ -49,6 +50,9 @@ def serve(prepared: Prepared, address: Address, as_json: bool) -> int:
                 deployment.start(progress)
             tokenizer = loading.result()
             _announce(prepared, sock, progress, (time.monotonic() - begun, deployment))
+            if not as_json:
+                asked = Asked(prepared.name, tokenizer.has_chat_template, bool(address.options.api_keys))
+                ERR.print(f"try: {first_request(_url(sock), asked)}", highlight=False, soft_wrap=True, markup=False)
             app = create_app(engine, tokenizer, address.options, metrics, deployment.report)
             asyncio.run(_serve_until_told(app, sock, deployment, (address.grace, as_json)))
         finally:
@@ -102,9 +106,7 @@ def _close_tokenizer(loading: Future[Tokenizer]) -> None:
 def _announce(prepared: Prepared, sock: socket.socket, progress: Observer, came_up: tuple[float, Deployment]) -> None:
     seconds, deployment = came_up
     predicted, prompt = deployment.predicted, prepared.serving.goal.prompt
-    host, port = sock.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
-    url = f"http://{shown}:{port}"
+    url = _url(sock)
     if isinstance(progress, JsonProgress):
         progress.say("predicted", prompt=prompt, **predicted)
         progress.say("listening", url=url, model=prepared.name, time_scale=prepared.scale)
@@ -120,12 +122,13 @@ def _announce(prepared: Prepared, sock: socket.socket, progress: Observer, came_
         )
     ERR.print(predicted_text(predicted, prompt), style="dim", highlight=False)
     ERR.print(f"[bold green]{prepared.name}[/bold green] at [bold]{url}/v1[/bold]   Ctrl-C stops it", highlight=False)
-    ERR.print(_curl(url, prepared.name), highlight=False, soft_wrap=True, markup=False)
 
 
-def _curl(url: str, model: str) -> str:
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Name three fruits."}}], "stream": true}}'
-    return f"try: curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+def _url(sock: socket.socket) -> str:
+    """Where whoever is on this machine reaches the API."""
+    host, port = sock.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}"
 
 
 class _interruptible:

@@ -7,22 +7,24 @@ from pathlib import Path
 import pytest
 
 import potluck.deploy.serve
+from potluck.coordinator.api.schema import ChatBody, CompletionBody
 from potluck.coordinator.in_force import plan_for
 from potluck.deploy.cli import app
-from potluck.deploy.next_step import Planned, after_plan
+from potluck.deploy.next_step import Asked, Planned, after_plan, first_request
 from potluck.planner.plan_file import plan_to_data
 
 WORDS = ["plan", "smollm2", "--fleet", "trio"]
 
 
 @pytest.fixture
-def served(monkeypatch):
+def served(monkeypatch, tmp_path, calibrated):
     """served(words) -> what `cluster serve` would load, prepared as far as it goes before anything is started."""
+    cache = calibrated(tmp_path)
 
     def words_of(words):
         seen = []
         monkeypatch.setattr(potluck.deploy.serve, "serve", lambda prepared, *rest: seen.append(prepared) or 0)
-        assert app(words, standalone_mode=False) == 0
+        assert app([*words, "--cache", str(cache)], standalone_mode=False) == 0
         (prepared,) = seen
         serving = prepared.serving
         return plan_for(serving.fleet, prepared.files.spec, serving.goal, serving.plan)
@@ -55,7 +57,7 @@ def next_commands(said):
         ["--rounds", "3", "--spread", "all"],
         ["--context", "1024", "--kv-tokens", "3000", "--no-streaming", "--dtype", "float32"],
         ["--solver", "proportional", "--save"],
-        ["--fewest", "--batch", "2", "--dtype", "bfloat16", "--save"],
+        ["--fewest", "--batch", "2", "--dtype", "float32", "--save"],
         ["--goal=balanced", "--with", "laptop", "--without=mini-pc", "--rounds", "2", "--spread", "best", "--save"],
     ],
 )
@@ -90,3 +92,15 @@ def test_a_plan_that_cannot_be_served_is_drawn():
     assert after_plan(["m", "--batch", "4"], nowhere) == "cluster plan m --batch 4 --html plan.html"
     drawn = Planned(can_serve=False, by_default=True, drawn=Path("page.html"))
     assert after_plan(["m", "--html", "page.html"], drawn).startswith("open page.html; ")
+
+
+@pytest.mark.parametrize("model", ["smollm2", 'it\'s "mine"/model$HOME.gguf'])
+@pytest.mark.parametrize("chats", [True, False])
+@pytest.mark.parametrize("wants_key", [True, False])
+def test_the_first_request_can_be_pasted_and_is_answered_the_same_each_time(model, chats, wants_key):
+    program, *words = shlex.split(first_request("http://127.0.0.1:8000", Asked(model, chats, wants_key)))
+    body = json.loads(words[words.index("-d") + 1])
+    assert program == "curl" and body["model"] == model and body["temperature"] == 0
+    assert words[1] == f"http://127.0.0.1:8000/v1/{'chat/' if chats else ''}completions"
+    assert (ChatBody if chats else CompletionBody).model_validate(body)
+    assert ("Authorization: Bearer KEY" in words) == wants_key

@@ -148,6 +148,11 @@ def test_a_description_that_is_wrong_is_to_be_corrected():
     assert "nothing is to be done" in list(outcome_lines(outcome, False))[-1]
 
 
+def test_what_is_hardly_off_has_no_sign_of_its_own():
+    figures = {"time_to_first_token": {"predicted": 1.0, "measured": 1.0, "deviation": -0.004, "requests": 3}}
+    assert "time to first token 1 s 1 s +0%" in page_of([], accuracy=figures | {"stages": []})
+
+
 def test_one_figure_says_what_is_off():
     figure = {"predicted": 1.0, "measured": 1.5, "deviation": 0.66, "requests": 7}
     again = {"cause": "time_per_output_token", **figure, "outcome": None}
