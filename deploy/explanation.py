@@ -6,21 +6,18 @@ here, too, in `explained`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from potluck.deploy.answer import Answer
 from potluck.deploy.columns import add_figures, add_words, titled
-from potluck.deploy.goal_figure import figure_words, reached
+from potluck.deploy.goal_figure import figure_words, goal_sentences
 from potluck.deploy.holdings import share_text
 from potluck.deploy.tables import bytes_text, figure_text, link_text, plan_table, seconds_text, tokens_text
 from potluck.deploy.token_time import Span, seconds_by, token_spans
 from potluck.models.spec import ModelSpec
 from potluck.planner.evidence import Alternative
-from potluck.planner.goal import Goal
 
 # More stages than this are a table that nobody reads: the sums below it say what matters.
 _MOST_ROWS = 12
@@ -32,11 +29,6 @@ WORDS = {
     "transfer": "between nodes",
     "sums": "summing in groups",
     "software": "in software",
-}
-_AIMS = {
-    "latency": "the shortest time per token of {users}",
-    "throughput": "most tokens per second of many requests",
-    "balanced": "the least sum of a user's time per token and the fleet's time between tokens",
 }
 
 
@@ -61,31 +53,11 @@ def sentences(answer: Answer) -> list[str]:
         f"First token of a prompt of {goal.prompt} tokens: {seconds_text(prediction.time_to_first_token)}.",
         f"Then {tokens_text(1 / each)}{_for_all(answer)}: {seconds_text(each)} each, of which {', '.join(parts)}.",
         f"What takes longest: {prediction.bottleneck}.",
-        " ".join([f"Goal: {goal.aim}, {_aim(goal)}: {reached(answer)}{_side_by_side(answer)}.", *_at_most(answer)]),
+        " ".join(goal_sentences(answer)),
         f"Model: {shape_text(answer)}, from {answer.origin or 'a description'}.",
         *_evidence(answer),
         *([not_yet] if metal else []),
     ]
-
-
-def _aim(goal: Goal) -> str:
-    users = "one user" if goal.batch == 1 else f"each of {goal.batch} users"
-    return _AIMS[goal.aim].format(users=users)
-
-
-def _side_by_side(answer: Answer) -> str:
-    routes = len(answer.plan.routes)
-    return f" over {routes} routes side by side; times are those of the first" if routes > 1 else ""
-
-
-def _at_most(answer: Answer) -> Iterator[str]:
-    """What many requests get together, where the goal does not say it."""
-    prediction, goal = answer.prediction, answer.goal
-    shared = prediction.tokens_per_second * prediction.time_per_token < goal.batch * 1.01
-    if shared and goal.batch == 1 and len(answer.plan.routes) == 1:
-        yield "Requests that come at the same time share its steps: --batch 8 says how fast."
-    elif not shared and goal.aim != "throughput":
-        yield f"As many requests as keep all busy get {tokens_text(prediction.tokens_per_second)}."
 
 
 def _evidence(answer: Answer) -> list[str]:

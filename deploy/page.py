@@ -10,12 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from potluck.deploy.answer import Answer
 from potluck.deploy.explanation import WORDS, sentences
+from potluck.deploy.goal_figure import subject, tokens_per_second
 from potluck.deploy.holdings import holdings, share_text
 from potluck.deploy.ring_drawing import ring_of
 from potluck.deploy.tables import bytes_text, figure_text, rate_text, seconds_text, speed_text
 from potluck.deploy.token_time import Span, seconds_by, token_spans
 from potluck.planner.fleet import Node
-from potluck.planner.goal import Goal
 from potluck.planner.memory import NodeBytes
 
 
@@ -70,8 +70,8 @@ def page(answer: Answer) -> str:
         model=answer.plan.model,
         dtype=answer.plan.dtype,
         fleet=answer.fleet.name,
-        subject=_subject(answer.goal),
-        speed=_speed(answer),
+        subject=subject(answer.goal),
+        speed=figure_text(tokens_per_second(answer)),
         first=seconds_text(answer.prediction.time_to_first_token),
         each=seconds_text(answer.prediction.time_per_token),
         sentences=sentences(answer),
@@ -81,21 +81,6 @@ def page(answer: Answer) -> str:
         slowest=seconds_text(slowest),
         works=[(work, WORDS[work]) for work in works],
     )
-
-
-def _subject(goal: Goal) -> str:
-    """Whose figures the page shows."""
-    one = "one request that has the fleet to itself" if goal.batch == 1 else f"each of {goal.batch} requests at once"
-    if goal.aim != "throughput":
-        return f"for {one}"
-    return f"tokens/s of as many requests as keep all nodes busy, times of {one}"
-
-
-def _speed(answer: Answer) -> str:
-    """Tokens per second: of everybody where that is the goal, else of a request."""
-    prediction = answer.prediction
-    many = answer.goal.aim == "throughput"
-    return figure_text(prediction.tokens_per_second if many else 1 / prediction.time_per_token)
 
 
 def _card(answer: Answer, node: Node) -> NodeCard:

@@ -70,7 +70,7 @@ def _check_file(option: str, path: Path | None) -> None:
 
 
 def _answer(model: Described, where: Where, wish: Wish, changes: Changes, output: Output) -> Answer:
-    spec = replace(wished_spec(model.spec, wish), name=model.name)
+    spec = wished_spec(replace(model.spec, name=model.name), wish)
     given = read_plan(output.plan, spec, model.name, where.cache) if output.plan else None
     check_wish(spec, wish, given.plan if given else None)
     goal = goal_of(spec, model.name, wish)

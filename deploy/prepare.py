@@ -128,7 +128,7 @@ def prepare(found: ModelPath, where: Where, wish: Wish, plan_file: Path | None) 
             line each.
     """
     files = model_files(found)
-    files = replace(files, spec=replace(wished_spec(files.spec, wish), name=found.name))
+    files = replace(files, spec=wished_spec(replace(files.spec, name=found.name), wish))
     goal, context = goal_of(files.spec, found.name, wish), context_of(files.spec, wish)
     given = read_plan(plan_file, files.spec, found.name, where.cache) if plan_file else None
     plan = given.plan if given else None

@@ -228,7 +228,12 @@ def test_what_is_aimed_at_is_said_and_several_routes_are_shown(cluster, tmp_path
     assert report["goal"] == "throughput" and len(report["plan"]["routes"]) == 3
     alone = planned(cluster("plan", "smollm2", "--fleet", "trio", "--json"))
     assert report["predicted"]["tokens_per_second"] > alone["predicted"]["tokens_per_second"]
-    again = planned(cluster("plan", "smollm2", "--fleet", "trio", "--plan", str(saved), "--json"))
+    given = ["plan", "smollm2", "--fleet", "trio", "--plan", str(saved)]
+    one_user = " ".join(cluster(*given).stdout.split())
+    assert re.search(
+        r"one user: [0-9.]+ ms\. As many requests as keep all busy get .* over 3 routes side by side", one_user
+    )
+    again = planned(cluster(*given, "--json"))
     assert again["predicted"]["tokens_per_second"] == report["predicted"]["tokens_per_second"]
     assert "no node 'labtop'; did you mean 'laptop'?" in refused(cluster(*words[:4], "--with", "labtop"))
     pinned = planned(cluster(*words[:4], "--with", "laptop", "--json"))
@@ -293,6 +298,12 @@ def test_what_a_plan_made_by_hand_or_its_kv_would_override_is_refused(cluster, t
     )
     enough = cluster(*words, "--batch", "4", "--prompt", "6000")
     assert enough.returncode == 0 and "KV for 24512 tokens" in " ".join(enough.stdout.split())
+
+
+def test_a_model_is_called_as_it_was_typed(cluster):
+    for command in ("plan", "serve"):
+        told = refused(cluster(command, "smollm2", "--fleet", "trio", "--quantize", "int4"))
+        assert "smollm2 is stored in Q4_1, Q8_0 already" in told
 
 
 def test_a_plan_is_for_the_model_that_it_names(cluster, tmp_path):
