@@ -144,7 +144,10 @@ def test_pickles_are_never_loaded(cluster, tmp_path):
         (["plan", "smollm2", "--fleet", "trio", "--share", "laptop=0%"], "exclude it instead"),
         (["plan", "smollm2", "--fleet", "trio", "--share", "laptopp=30%"], "did you mean 'laptop'?"),
         (["plan", "smollm2", "--fleet", "trio", "--share", "nas=30%", "--share", "nas=40%"], "30% and 40%; choose one"),
-        (["plan", "smollm2", "--fleet", "trio", "--share", "laptop=30%", "--without", "laptop"], "contradict each other; leave one out"),
+        (
+            ["plan", "smollm2", "--fleet", "trio", "--share", "laptop=30%", "--without", "laptop"],
+            "contradict each other; leave one out",
+        ),
         (["plan", "smollm2", "--fleet", "trio", "--plan", "nosuch.yaml"], "nosuch.yaml"),
         (["plan", "smollm2", "--fleet", "trio", "--dtype", "int3"], "float32"),
         (["plan", "smollm2", "--fleet", "trio", "--rounds", "0"], "rounds"),
