@@ -1,4 +1,4 @@
-"""Decode steps through whole layers, or halves of them, have the bits of those through one operation after the other."""
+"""Decode steps through whole layers, or halves of them, have the bits of steps through one operation after another."""
 
 from dataclasses import replace
 
