@@ -33,7 +33,6 @@ from potluck.coordinator.deployment import Deployment, Serving
 from potluck.coordinator.engine import ServingEngine
 from potluck.coordinator.fabric import LocalFabric, WorkerLaunch
 from potluck.coordinator.metrics import Metrics
-from potluck.deploy.emulate import Emulation
 from potluck.deploy.prepare import model_files
 from potluck.models.open import open_checkpoint, read_spec
 from potluck.models.source import locate
@@ -87,9 +86,7 @@ def deploy(path: Path, plan: Plan, cache: Path, latency: float = 0.0) -> Deploym
     """The plan over unslowed workers; links have this emulated latency one way, and 1 Gbit/s where they have one."""
     link = Link(latency or 1e-5, 125e6 if latency else 4e9)
     fleet = Fleet(tuple(Node(name, (_NODE,)) for name in plan.nodes), plan.nodes[0], link)
-    emulate = None
-    if latency:
-        emulate = Emulation(1.0, 8 << 30, {"": (link.latency, link.bandwidth)}).to_json()
+    emulate = json.dumps({"links": {"": [link.latency, link.bandwidth]}}) if latency else None
     launches = [
         WorkerLaunch(name, str(cache), emulate=emulate, log=str(cache / f"{name}.log"), device="cpu")
         for name in plan.nodes

@@ -53,20 +53,20 @@ class DecodeStep:
 class Half:
     """From the residual stream to what attention or FFN adds to it, or to the sum of a group."""
 
-    __slots__ = ("_address", "_call", "_kept")
+    __slots__ = ("_call", "_kept", "address")
 
     def __init__(
         self, call: Callable[[int, int, int, int], None], numbers: list[int], owners: tuple[object, ...]
     ) -> None:
         """`owners` have the memory that the addresses among the numbers are of."""
         held = array("q", numbers)
-        self._call, self._address, self._kept = call, held.buffer_info()[0], (held, owners)
+        self._call, self.address, self._kept = call, held.buffer_info()[0], (held, owners)
 
     def __call__(self, x_TD: torch.Tensor, step: DecodeStep) -> torch.Tensor:
         """Float32 (T, D) in and out; attention writes the rows' keys and values."""
         x_TD = x_TD.contiguous()
         out_TD = torch.empty_like(x_TD)
-        self._call(self._address, step.address, x_TD.data_ptr(), out_TD.data_ptr())
+        self._call(self.address, step.address, x_TD.data_ptr(), out_TD.data_ptr())
         return out_TD
 
 

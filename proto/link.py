@@ -81,12 +81,12 @@ class Tally:
         with self._lock:
             return LinkCounts(self._frames, self._payload, self._header, self._transfer, self._blocked)
 
-    def sent(self, payload: int, header: int, blocked: float = 0.0) -> None:
-        """One frame of so many bytes was handed over; its sender was held up for so many seconds."""
+    def sent(self, payload: int, header: int, blocked: float = 0.0, frames: int = 1) -> None:
+        """Frames of so many bytes each were handed over; their sender was held up for so many seconds."""
         with self._lock:
-            self._frames += 1
-            self._payload += payload
-            self._header += header
+            self._frames += frames
+            self._payload += frames * payload
+            self._header += frames * header
             self._blocked += blocked
 
     def transferred(self, seconds: float) -> None:

@@ -8,18 +8,21 @@ Waking a reader thread would cost as much as the whole sum (bench/all_reduce.py)
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
+from enum import IntEnum
 from typing import NamedTuple
 
 from potluck.proto.connection import Socket
 from potluck.proto.link import LinkCounts, Tally
 from potluck.proto.shaper import Clock, DelayLine, Shape, WallClock
-from potluck.proto.socket_calls import CALLS, Buffer, calls_on
+from potluck.proto.socket_calls import CALLS, SUM_ADDRESS, Buffer, calls_on
 
 _HEADER = struct.Struct("<4sQIQd")
 _SIZE = _HEADER.size
@@ -32,6 +35,16 @@ _HEADER_SECONDS, _BODY_SECONDS = 2, 15
 # equal parts: whoever waited no longer than this the last time does not go to sleep before.
 _SPIN_US = 150
 _WALL = WallClock()
+
+
+class Trouble(IntEnum):
+    """What the extension met in the middle of a sum (`csrc/direct_sum.cpp`)."""
+
+    SILENT = 0
+    ENDED = 1
+    FAILED = 2
+    FOREIGN = 3
+    DAMAGED = 4
 
 
 class MemberError(Exception):
@@ -63,6 +76,7 @@ class MemberLink:
         self._sent_head, self._sent_body, self._sent, self._out = bytearray(_SIZE), memoryview(b""), 0, _SIZE
         self._head, self._body, self._received, self._in = bytearray(_SIZE), memoryview(b""), 0, _SIZE
         self._spin = self._stalled = 0
+        self._lent, self._lent_number = -1, 0
 
     @property
     def counts(self) -> LinkCounts:
@@ -134,7 +148,7 @@ class MemberLink:
         if had < _SIZE <= self._in:
             self._check_header()
         if self._in == _SIZE + len(self._body) and CALLS.checksum(self._body) != _HEADER.unpack(self._head)[3]:
-            raise MemberError(self.node, "sent a part of a sum that does not match its checksum")
+            raise self._damaged()
         return self._in > had
 
     def suspect(self) -> None:
@@ -152,7 +166,58 @@ class MemberLink:
         mark, number, size, _, _ = _HEADER.unpack(self._head)
         self._received += 1
         if (mark, number, size) != (_MARK, self._received, len(self._body)):
-            raise MemberError(self.node, "sent something else than the part of a sum that was due")
+            raise self._foreign()
+
+    @property
+    def can_be_lent(self) -> bool:
+        """Whether the extension may form sums over it: a bare socket, and nothing that holds messages back."""
+        return SUM_ADDRESS != 0 and self._calls is CALLS and not self._shaped
+
+    def lend(self) -> tuple[int, int, int]:
+        """For the extension: a descriptor, how many messages were sent, how many received.
+
+        Whoever closes the link meanwhile ends what goes over the descriptor; its number is not another's before the
+        link is gone.
+
+        Raises:
+            MemberError: the link was closed.
+        """
+        if self._lent < 0:
+            self._lent = os.dup(self.fileno())
+            weakref.finalize(self, os.close, self._lent)
+        return self._lent, self._sent, self._received
+
+    def take_back(self, sent: int, received: int, nbytes: int) -> None:
+        """The extension sent and received so many messages, counted from the beginning, of so many bytes each."""
+        self._tally.sent(nbytes, _SIZE, frames=sent - self._sent)
+        self._sent, self._received = sent, received
+
+    def met(self, what: Trouble, error: int, had: int, number: int) -> None:
+        """What the extension met while message `number` had come so far; returns where it is to wait on.
+
+        Raises:
+            MemberError: it is not.
+        """
+        match what:
+            case Trouble.SILENT:
+                if number != self._lent_number:
+                    self._stalled = 0
+                self._lent_number, self._in = number, had
+                self.suspect()
+            case Trouble.ENDED:
+                raise self._broken("it ended the link")
+            case Trouble.FAILED:
+                raise self._broken(os.strerror(error))
+            case Trouble.FOREIGN:
+                raise self._foreign()
+            case Trouble.DAMAGED:
+                raise self._damaged()
+
+    def _foreign(self) -> MemberError:
+        return MemberError(self.node, "sent something else than the part of a sum that was due")
+
+    def _damaged(self) -> MemberError:
+        return MemberError(self.node, "sent a part of a sum that does not match its checksum")
 
     def _broken(self, reason: str) -> MemberError:
         return MemberError(self.node, f"is lost in the middle of a sum ({reason})", ended=True)

@@ -130,6 +130,10 @@ _module: ModuleType | None = _loaded
 CALLS: SocketCalls = PYTHON if _module is None else _module
 
 
+SUM_ADDRESS: int = 0 if _module is None else _module.sum_address()
+"""Where the extension's `direct_sum` is; 0 where there is none."""
+
+
 def calls_on(sock: Socket) -> SocketCalls:
     """The calls for messages over a connection."""
     return TlsCalls(sock) if isinstance(sock, TlsSocket) else CALLS

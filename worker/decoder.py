@@ -10,10 +10,14 @@ prose) from 0.054 to 0.042 nats around float32's (one standard deviation); trans
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import torch
 import torch.nn.functional as F
 
 from potluck.kernels.attention_inputs import HeadNorm
+from potluck.kernels.decode_layers import LayerHalves, SumCall, takes_norm
 from potluck.kernels.halves import Normed, attention_half, ffn_half
 from potluck.models.spec import LayerSpec, ModelSpec
 from potluck.worker.batch import Batch
@@ -81,8 +85,7 @@ class Layer:
     def forward(self, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The layer's output for the packed rows, float32 in and out; writes their keys and values."""
         spec, weights = self._spec, self._weights
-        if batch.cleared is not None:
-            self._pool_NS2KE.index_fill_(0, batch.cleared, 0.0)
+        self.clear(batch)
         attended = self._summed_attention(x_TD, batch)
         if weights.attention_post_norm is not None:
             attended = self._operations.norm(attended, weights.attention_post_norm, spec.norm_eps, torch.float32)
@@ -92,6 +95,29 @@ class Layer:
         if weights.ffn_post_norm is not None:
             out_TD = self._operations.norm(out_TD, weights.ffn_post_norm, spec.norm_eps, torch.float32)
         return x_TD.add_(out_TD)
+
+    def clear(self, batch: Batch) -> None:
+        """Wipe what rows of the batch would read of others."""
+        if batch.cleared is not None:
+            self._pool_NS2KE.index_fill_(0, batch.cleared, 0.0)
+
+    @property
+    def kind(self) -> LayerSpec:
+        """What tells it from other layers of the model."""
+        return self._layer
+
+    @property
+    def in_one(self) -> Callable[[int], AbstractContextManager[SumCall] | None]:
+        """See `Operations`."""
+        return self._operations.in_one
+
+    def halves(self, kind: int) -> LayerHalves | None:
+        """The layer for `kernels.decode_layers`; None where the extension has no code for it. `kind`: of its step."""
+        after = self._weights.attention_post_norm, self._weights.ffn_post_norm
+        attention, ffn = self._attention_half, self._ffn_half
+        if attention is None or ffn is None or not all(takes_norm(norm) for norm in after):
+            return None
+        return LayerHalves(attention, after[0], ffn, after[1], self._spec.norm_eps, kind)
 
     def _summed_attention(self, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         weights, half = self._weights, self._attention_half

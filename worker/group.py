@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
 import torch
 
+from potluck.kernels.decode_layers import SumCall
+from potluck.proto.direct_sum import DirectSums
 from potluck.proto.member_link import Incoming, MemberLink, Outgoing, exchange
 from potluck.worker.cut import Range
 from potluck.worker.overlap import FEWEST_ROWS, Apart, Overlap, unpaced
 from potluck.worker.residence import Product
 from potluck.worker.sums import ALGORITHMS, LEAD, Buffers, Circle
-from potluck.worker.wires import Feedback, wire_of
+from potluck.worker.wires import BFloat16, Feedback, Float32, wire_of
 
 
 class Combine(Protocol):
@@ -33,6 +36,9 @@ class Combine(Protocol):
 
     def summed(self, product: Product, x_TI: torch.Tensor) -> torch.Tensor:
         """The sum of what the members' products give; of many rows, some travel while the next are computed."""
+
+    def in_one(self, count: int) -> AbstractContextManager[SumCall] | None:
+        """What forms sums of so many numbers where layers go through in one call; None where nothing does."""
 
     def tell(self, tokens: list[int]) -> list[int]:
         """The tokens of the member that leads; as many are asked for by all."""
@@ -84,6 +90,7 @@ class Group:
         self._wire, self._buffers = wire_of(plan.wire), Buffers()
         self._own, self._link, self._apart, self.totals = own, link, apart, totals
         self._circle: Circle | None = None
+        self._in_one: DirectSums | None = None
 
     @property
     def leads(self) -> bool:
@@ -121,6 +128,25 @@ class Group:
         sum_TD = overlap.sum(parts, (len(x_TI), part_TD.shape[1]))
         self._count(overlap.seconds)
         return sum_TD.to(x_TI.device)
+
+    def in_one(self, count: int) -> AbstractContextManager[SumCall] | None:
+        """See `Combine`: direct exchange in a type that the extension has, over links that are nothing but sockets."""
+        half = isinstance(self._wire, BFloat16)
+        takes = self._apart is unpaced and (half or isinstance(self._wire, Float32))
+        if not takes or self._plan.algorithm(self._wire.nbytes(count)) != "direct":
+            return None
+        links = (self._circle or self._opened()).links
+        if self._in_one is None and DirectSums.possible(links):
+            self._in_one = DirectSums(self._place, links, half)
+        return None if self._in_one is None else self._lent(self._in_one, count)
+
+    @contextmanager
+    def _lent(self, sums: DirectSums, count: int) -> Iterator[SumCall]:
+        before = sums.done
+        with sums.lent(count) as call:
+            yield SumCall(*call)
+        self.totals.sums += sums.done[0] - before[0]
+        self.totals.seconds += sums.done[1] - before[1]
 
     def tell(self, tokens: list[int]) -> list[int]:
         """See `Combine`."""

@@ -7,6 +7,7 @@ takes is what a layer of any size takes beside its products. The rest of a step 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -14,6 +15,9 @@ import torch
 
 from potluck.models.spec import LayerSpec, ModelSpec, Rope
 from potluck.proto.step import Outputs, Run, Sampling, Step
+from potluck.worker.described import Described
+from potluck.worker.emulation import DescribedDevice
+from potluck.worker.pace import Pace
 from potluck.worker.pieces import Unit, pieces_of
 from potluck.worker.shard import Shard, ShardConfig, Window
 from potluck.worker.timing import Work, seconds, typical
@@ -40,31 +44,62 @@ TINY = ModelSpec(
 )
 
 
-def measure_layer_overhead(dtype: torch.dtype) -> float:
-    """Seconds that software adds to a layer of a decode step on this machine's CPU."""
-    few, many = (_step_seconds(layers, dtype) for layers in (_FEW, _MANY))
+class TinyLayers:
+    """All layers of a small model, without its ends; its weights are zeros."""
+
+    def __init__(
+        self, spec: ModelSpec, dtype: torch.dtype, capacity: tuple[int, int], described: DescribedDevice | None = None
+    ) -> None:
+        """`capacity`: tokens of KV, and most rows of a step; `described`: the node at whose pace steps are run."""
+        kv_tokens, rows = capacity
+        self._pace = Pace() if described else None
+        window = Window(0, False, range(len(spec.layers)), False)
+        config = ShardConfig(dtype, -(-kv_tokens // _BLOCK), _BLOCK, rows, torch.device("cpu"))
+        self._shard = Shard(spec, [window], config, pace=self._pace)
+        self._shard.load(InMemory(lambda unit: _weights(spec, unit, config)))
+        self._described = Described(spec, [window], (described, type_name(dtype))) if described else None
+        self._x_1D = torch.ones(1, spec.hidden, dtype=dtype)
+
+    def seconds(self, step: Step) -> float:
+        """What a step takes."""
+        self._shard.prepare(step)
+        x_TD = self._x_1D.repeat(step.rows, 1)
+        return seconds(Work(partial(self._run, step, x_TD)), None, x_TD.device)
+
+    def _run(self, step: Step, x_TD: torch.Tensor) -> None:
+        described = self._described
+        with self._pace.window(lambda: described.targets(0, step)) if self._pace and described else nullcontext():
+            self._shard.run(0, step, x_TD)
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """What the cost model calls a compute type."""
+    return str(dtype).removeprefix("torch.")
+
+
+def measure_layer_overhead(dtype: torch.dtype, described: DescribedDevice | None = None) -> float:
+    """Seconds that software adds to a layer of a decode step on this machine's CPU, or on the node that it imitates."""
+    taken = _layer_seconds(dtype, described)
+    if described is None:
+        return taken
+    # Products that are this small take a described node time, which here they do not.
+    return max(0.0, taken - _layer_seconds(dtype, replace(described, layer_overhead=0.0)))
+
+
+def _layer_seconds(dtype: torch.dtype, described: DescribedDevice | None) -> float:
+    few, many = (_step_seconds(layers, dtype, described) for layers in (_FEW, _MANY))
     return max(0.0, many - few) / (_MANY - _FEW)
 
 
-def _step_seconds(layers: int, dtype: torch.dtype) -> float:
-    shard = tiny_shard(replace(TINY, layers=TINY.layers[:layers]), dtype, _STEPS, 1)
-    return typical(_steps(shard, torch.ones(1, TINY.hidden, dtype=dtype)), _BUDGET)
+def _step_seconds(layers: int, dtype: torch.dtype, described: DescribedDevice | None) -> float:
+    tiny = TinyLayers(replace(TINY, layers=TINY.layers[:layers]), dtype, (_STEPS, 1), described)
+    return typical(_steps(tiny), _BUDGET)
 
 
-def tiny_shard(spec: ModelSpec, dtype: torch.dtype, kv_tokens: int, rows: int) -> Shard:
-    """All layers of a model, without its ends; its weights are zeros."""
-    config = ShardConfig(dtype, -(-kv_tokens // _BLOCK), _BLOCK, rows, torch.device("cpu"))
-    shard = Shard(spec, [Window(0, False, range(len(spec.layers)), False)], config)
-    shard.load(InMemory(lambda unit: _weights(spec, unit, config)))
-    return shard
-
-
-def _steps(shard: Shard, x_TD: torch.Tensor) -> Iterator[float]:
+def _steps(tiny: TinyLayers) -> Iterator[float]:
     """Seconds of one decode step after the other of one sequence, the first few not counted."""
     for number in range(1, _STEPS):
-        step = _step(number)
-        shard.prepare(step)
-        taken = seconds(Work(partial(shard.run, 0, step, x_TD)), None, x_TD.device)
+        taken = tiny.seconds(_step(number))
         if number > _WARM:
             yield taken
 

@@ -12,6 +12,7 @@ import torch
 
 from potluck.models.spec import ModelSpec
 from potluck.worker.batch import Batch
+from potluck.worker.decode_window import DecodeWindow
 from potluck.worker.decoder import Layer
 from potluck.worker.operations import Operations
 from potluck.worker.pace import Pace
@@ -89,13 +90,23 @@ class Layers:
     coming: ComingLayers | None = None
     captured: CapturedSteps | None = None
     replayed: frozenset[int] = frozenset()
+    _whole: dict[range, DecodeWindow | None] = field(default_factory=dict)
 
     def run(self, layers: range, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The output of some layers, one after the other, float32 in and out."""
+        whole = self._in_one(layers) if batch.decode else None
+        if whole is not None and (out_TD := whole.run(x_TD, batch)) is not None:
+            return out_TD
         captured = self.captured
         if captured is None or not layers or not self.replayed.issuperset(layers) or not captured.takes(batch):
             return self._through(layers, x_TD, batch)
         return captured.run(layers, partial(self._through, layers), x_TD, batch)
+
+    def _in_one(self, layers: range) -> DecodeWindow | None:
+        if layers not in self._whole:
+            here = [self.resident[number] for number in layers if number in self.resident]
+            self._whole[layers] = DecodeWindow(here) if here and len(here) == len(layers) else None
+        return self._whole[layers]
 
     def _through(self, layers: range, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         for number in layers:

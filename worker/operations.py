@@ -6,6 +6,7 @@ Only a shard that computes on a GPU imports the latter, and Triton with them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import torch
 from potluck.kernels.attention import paged_attention
 from potluck.kernels.attention_inputs import HeadNorm, place_qkv
 from potluck.kernels.attention_plan import Paging, Span, plan_attention
+from potluck.kernels.decode_layers import NO_SUM, SumCall
 from potluck.kernels.extension import native
 from potluck.kernels.gated import Activation, gated
 from potluck.kernels.halves import DecodeStep
@@ -41,6 +43,8 @@ class Operations:
         decode: (slots, rotary, plan) of single rows -> the step as `kernels.halves` reads it; None where none are.
         sum: what attention or FFN gave -> that of all members of the window's group; a node alone has it already.
         summed: (product, x) -> the same of a product's result.
+        in_one: (numbers of a part) -> what forms such sums where layers go through in one call, for as long as that
+            takes (`kernels.decode_layers`); None where sums are not formed so.
     """
 
     norm: Callable[[torch.Tensor, torch.Tensor, float, torch.dtype], torch.Tensor]
@@ -52,6 +56,7 @@ class Operations:
     decode: Callable[[torch.Tensor, Rotary, Plan], DecodeStep] | None = None
     sum: Callable[[torch.Tensor], torch.Tensor] = lambda part_TD: part_TD
     summed: Callable[[Product, torch.Tensor], torch.Tensor] = lambda product, x_TI: product(x_TI)
+    in_one: Callable[[int], AbstractContextManager[SumCall] | None] = lambda count: nullcontext(NO_SUM)
 
 
 CPU = Operations(

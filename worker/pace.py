@@ -106,7 +106,9 @@ def counting(operations: Operations, pace: Pace) -> Operations:
         pace.done()
         return part_TD
 
-    return replace(operations, sum=counted, summed=lambda product, x_TI: counted(product(x_TI)))
+    return replace(
+        operations, sum=counted, summed=lambda product, x_TI: counted(product(x_TI)), in_one=lambda count: None
+    )
 
 
 @contextmanager

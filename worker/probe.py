@@ -14,7 +14,7 @@ import torch
 
 from potluck.models.costs import ATTENTION, NARROW
 from potluck.proto import cluster_pb2 as pb
-from potluck.worker.attention_speed import measure_attention
+from potluck.worker.attention_speed import AttentionBench
 from potluck.worker.capacity import host_memory_free, host_memory_total, swap_space, usable_cores
 from potluck.worker.device import CPU, device_memory
 from potluck.worker.disk_speed import DiskSpeed, measure_disk
@@ -85,11 +85,10 @@ def _add_speeds(reply: pb.ProbeReply, subject: Subject, request: pb.ProbeRequest
     wanted = [name for name in formats_here() if name in request.formats]
     bench = kernel_bench(subject.device, subject.emulation.device, request.dtype == "weight-only")
     until = time.perf_counter() + _SECONDS
-    # On a GPU launches, which narrow matrices have as many of, are hidden in its graphs. A described node has one
-    # speed, and takes as long at every time.
-    real = subject.emulation.device is None
-    numbers = [plain, narrow(plain)] if real and subject.device.type == "cpu" else [plain]
-    speeds = in_turn([*numbers, *wanted], bench, lambda: time.perf_counter() > until, numbers if real else ())
+    numbers = [plain, narrow(plain)] if _tells(subject, NARROW) else [plain]
+    # A described node takes as long at every time.
+    always = numbers if subject.emulation.device is None else ()
+    speeds = in_turn([*numbers, *wanted], bench, lambda: time.perf_counter() > until, always)
     compute = speeds.pop(plain)
     reply.flops, reply.memory_bandwidth = compute.flops, compute.bandwidth
     for name, speed in speeds.items():
@@ -102,16 +101,26 @@ def _add_overheads(reply: pb.ProbeReply, subject: Subject, dtype: torch.dtype) -
     described = subject.emulation.disk
     disk = DiskSpeed(described) if described else measure_disk(subject.cache)
     reply.disk_bandwidth, reply.disk_random = disk
-    if subject.device.type == "cpu" and subject.emulation.device is None:
-        # Of a described node all that a layer takes here is hidden in what its products take there.
-        reply.layer_overhead = measure_layer_overhead(dtype)
-        speed = measure_attention(dtype)
+    imitated = subject.emulation.device
+    if subject.device.type == "cpu" and (imitated is None or imitated.layer_overhead):
+        reply.layer_overhead = measure_layer_overhead(dtype, imitated)
+    if _tells(subject, ATTENTION):
+        speed = AttentionBench(dtype, imitated).speed()
         reply.formats.add(format=ATTENTION, flops=speed.flops, bandwidth=speed.bandwidth)
     if subject.device.type != "cpu":
         from potluck.worker.gpu.copy_speed import measure_copy_bandwidth
 
         # Decode steps are replayed graphs there: what a layer costs beside its kernels has never been measured.
         reply.copy_bandwidth = measure_copy_bandwidth(subject.device)
+
+
+def _tells(subject: Subject, kind: str) -> bool:
+    """Whether this node has a speed of its own for what is no weight format: a described one where it is described.
+
+    On a GPU launches, which short rows have as many of, are hidden in its graphs.
+    """
+    imitated = subject.emulation.device
+    return subject.device.type == "cpu" and (imitated is None or kind in imitated.formats)
 
 
 def kernel_bench(

@@ -65,11 +65,14 @@ class ShardMaker:
 
     def _maker(self, window: Window, unit: Unit, placed: Placed) -> LayerMaker:
         spec, group = window.spec(self._spec), self._groups.get(window.stage)
-        operations = replace(self._operations, sum=group.sum, summed=group.summed) if group else self._alone
+        operations = self._together(group) if group else self._alone
         like = torch.empty(0, dtype=self._config.dtype, device=self._config.device)
         pool_NS2KE = new_pool(spec, self._config.kv_shape, like)
         weights = partial(self._assembly.layer, unit, placed)
         return LayerMaker(unit, spec, operations, pool_NS2KE, weights, self._memory.of_units([unit]), group is not None)
+
+    def _together(self, group: Combine) -> Operations:
+        return replace(self._operations, sum=group.sum, summed=group.summed, in_one=group.in_one)
 
     def _layers(self, makers: list[LayerMaker], streamer: Streamer | None) -> Layers:
         streamed = [unit.layer for unit in streamed_units(self._windows) if unit.layer is not None]

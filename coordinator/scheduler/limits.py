@@ -37,6 +37,15 @@ class Limits:
     max_waiting: int = 4096
     ahead: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse steps that would go ahead of several.
+
+        Raises:
+            ValueError: `ahead` with another depth than 1.
+        """
+        if self.ahead and self.depth != 1:
+            raise ValueError(f"a step goes ahead of the one in flight, not of {self.depth}")
+
     @property
     def max_running(self) -> int:
         """Most admitted sequences: were there more, decodes could fill every step and no prompt would get on."""

@@ -31,7 +31,7 @@ struct Product {
 };
 
 // What passes from one operation to the next: kept, since allocating it takes as long as a small operation.
-enum Room { kNormed, kMultiplied, kQueries, kAttended, kWidened, kRooms };
+enum Room { kNormed, kMultiplied, kQueries, kAttended, kWidened, kPart, kRooms };
 
 float* room(Room which, int64_t floats) {
     constexpr size_t kLine = 64, kMore = kLine / sizeof(float);
@@ -125,6 +125,37 @@ void ffn_half(const int64_t* half, const int64_t* step, const float* x, float* o
     g_backend->gate(multiplied, rows, gate_up.rows / 2, gelu, gated, false);
     const Product down(layer);
     multiply(down, layer, gated, rows, out);
+}
+
+int decode_layers(const int64_t* layers, int64_t count, const int64_t* steps, float* x, int64_t width, Sum sum,
+                  void* context) {
+    Reader from(layers);
+    for (int64_t layer = 0; layer < count; ++layer) {
+        const int64_t* attention = from.address<const int64_t>();
+        const int64_t* step = pointer<const int64_t>(steps[from.next()]);
+        const float* after_attention = from.address<const float>();
+        const int64_t* ffn = from.address<const int64_t>();
+        const float* after_ffn = from.address<const float>();
+        const float eps = from.real();
+        const int64_t rows = *step, numbers = rows * width;
+        const auto add = [&](const float* after) {
+            float* part = room(kPart, numbers);
+            if (const int failed = sum ? sum(context, part, numbers) : 0) return failed;
+            const float* added = part;
+            if (after) {
+                float* normed = room(kNormed, numbers);
+                g_backend->norm(part, after, eps, rows, width, normed, false);
+                added = normed;
+            }
+            for (int64_t i = 0; i < numbers; ++i) x[i] += added[i];
+            return 0;
+        };
+        attention_half(attention, step, x, room(kPart, numbers));
+        if (const int failed = add(after_attention)) return failed;
+        ffn_half(ffn, step, x, room(kPart, numbers));
+        if (const int failed = add(after_ffn)) return failed;
+    }
+    return 0;
 }
 
 } // namespace potluck

@@ -145,6 +145,19 @@ PyObject* half_(void (*half)(const int64_t*, const int64_t*, const float*, float
 PyObject* attention_half_(PyObject*, PyObject* const* args, Py_ssize_t given) { return half_(attention_half, args, given); }
 PyObject* ffn_half_(PyObject*, PyObject* const* args, Py_ssize_t given) { return half_(ffn_half, args, given); }
 
+// layers(layers, count, steps, x, width, sum or 0, its context): see decode_layers in decode.hpp
+PyObject* layers_(PyObject*, PyObject* const* args, Py_ssize_t given) {
+    int64_t n[7];
+    if (!numbers(args, given, 7, n)) return nullptr;
+    int failed = 0;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = decode_layers(pointer<const int64_t>(n[0]), n[1], pointer<const int64_t>(n[2]), pointer<float>(n[3]), n[4],
+                           reinterpret_cast<Sum>(pointer<void>(n[5])), pointer<void>(n[6]));
+    Py_END_ALLOW_THREADS;
+    if (failed) return nullptr;
+    Py_RETURN_NONE;
+}
+
 // guard(address, size), unguard(slot), was_missed(slot), misses(): see guard.hpp
 PyObject* guard_(PyObject*, PyObject* const* args, Py_ssize_t given) {
     int64_t n[2];
@@ -196,6 +209,7 @@ PyMethodDef kMethods[] = {
     {"turn", reinterpret_cast<Fast>(reinterpret_cast<void*>(turn_)), METH_FASTCALL, nullptr},
     {"attend", reinterpret_cast<Fast>(reinterpret_cast<void*>(attend_)), METH_FASTCALL, nullptr},
     {"attention_half", reinterpret_cast<Fast>(reinterpret_cast<void*>(attention_half_)), METH_FASTCALL, nullptr},
+    {"layers", reinterpret_cast<Fast>(reinterpret_cast<void*>(layers_)), METH_FASTCALL, nullptr},
     {"ffn_half", reinterpret_cast<Fast>(reinterpret_cast<void*>(ffn_half_)), METH_FASTCALL, nullptr},
     {"backend", backend_, METH_O, nullptr},
     {"threads", threads_, METH_O, nullptr},

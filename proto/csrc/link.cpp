@@ -12,12 +12,12 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0 // macOS: the socket's SO_NOSIGPIPE, which Python sets
-#endif
+#include "direct_sum.hpp"
+#include "message.hpp"
 
 namespace {
 
+using namespace potluck;
 using Clock = std::chrono::steady_clock;
 
 // What is left of a head and a body after `done` bytes; the number of pieces.
@@ -45,24 +45,13 @@ struct Message {
     Py_ssize_t total() const { return head.len + body.len; }
 };
 
-bool again(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
-
-// checksum(buffer): the sum of its 64-bit words, the last one filled up with zeros
+// checksum(buffer): see sum_of_words
 PyObject* checksum(PyObject*, PyObject* args) {
     Py_buffer data{};
     if (!PyArg_ParseTuple(args, "y*", &data)) return nullptr;
     uint64_t sum = 0;
     Py_BEGIN_ALLOW_THREADS;
-    const char* bytes = static_cast<const char*>(data.buf);
-    Py_ssize_t words = data.len / 8;
-    for (Py_ssize_t i = 0; i < words; ++i) {
-        uint64_t word;
-        std::memcpy(&word, bytes + 8 * i, 8);
-        sum += word;
-    }
-    uint64_t last = 0;
-    std::memcpy(&last, bytes + 8 * words, static_cast<size_t>(data.len % 8));
-    sum += last;
+    sum = sum_of_words(static_cast<const char*>(data.buf), static_cast<size_t>(data.len));
     Py_END_ALLOW_THREADS;
     PyBuffer_Release(&data);
     return PyLong_FromUnsignedLongLong(sum);
@@ -135,10 +124,14 @@ PyObject* receive(PyObject*, PyObject* args) {
     return PyLong_FromSsize_t(ended ? -1 : m.done);
 }
 
+// sum_address(): of direct_sum, for code in C++ that computes the parts
+PyObject* sum_address(PyObject*, PyObject*) { return PyLong_FromVoidPtr(reinterpret_cast<void*>(direct_sum)); }
+
 PyMethodDef methods[] = {
     {"checksum", checksum, METH_VARARGS, nullptr},
     {"send", send, METH_VARARGS, nullptr},
     {"receive", receive, METH_VARARGS, nullptr},
+    {"sum_address", sum_address, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 

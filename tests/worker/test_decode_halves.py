@@ -1,4 +1,4 @@
-"""Decode steps through whole halves of layers have the bits of the same steps through one operation after the other."""
+"""Decode steps through whole layers, or halves of them, have the bits of steps through one operation after another."""
 
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from potluck.kernels import halves, packed
+from potluck.kernels.decode_layers import DecodeLayers
 from potluck.worker.cut import Cut
 
 pytestmark = pytest.mark.skipif(not packed.available(), reason="Potluck was installed without its C++ extension")
@@ -28,16 +29,28 @@ def best_backend():
 
 
 @pytest.fixture
-def whole_halves(monkeypatch):
-    """The rows of every half of a layer that was one call."""
-    rows, call = [], halves.Half.__call__
+def whole_halves(monkeypatch, in_one):
+    """The rows of every half of a layer that was one call, or part of one."""
+    rows, call, run = [], halves.Half.__call__, DecodeLayers.run
 
     def counted(self, x_TD, step):
         rows.append(len(x_TD))
         return call(self, x_TD, step)
 
+    def counted_layers(self, x_TD, *others):
+        rows.extend([len(x_TD)] * 2 * self._count)
+        in_one.append(self._count)
+        return run(self, x_TD, *others)
+
     monkeypatch.setattr(halves.Half, "__call__", counted)
+    monkeypatch.setattr(DecodeLayers, "run", counted_layers)
     return rows
+
+
+@pytest.fixture
+def in_one():
+    """How many layers every call took that took whole ones."""
+    return []
 
 
 def one_by_one(pipeline):
@@ -82,12 +95,26 @@ def same(found, wanted):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sequences", [1, 2, 8])
-def test_every_family(tiny_model, in_process, whole_halves, family, dtype, sequences):
+def test_every_family(tiny_model, in_process, whole_halves, in_one, family, dtype, sequences):
     path = tiny_model(family, 3)
     wanted = results(one_by_one(in_process.Pipeline(path, dtype=dtype)), in_process, sequences)
     assert not whole_halves
     assert same(results(in_process.Pipeline(path, dtype=dtype), in_process, sequences), wanted)
     assert whole_halves == [sequences] * (2 * 3 * DECODED)
+    assert in_one == [3] * DECODED
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_halves_by_themselves(tiny_model, in_process, whole_halves, in_one, family):
+    """As where each is told when it is done: at a described node's pace, and with sums that Python forms."""
+    path = tiny_model(family, 3)
+    wanted = results(one_by_one(in_process.Pipeline(path)), in_process, 2)
+    apart = in_process.Pipeline(path)
+    for shard in shards_of(apart):
+        for layer in shard._layers.resident.values():
+            layer._operations = replace(layer._operations, in_one=lambda count: None)
+    assert same(results(apart, in_process, 2), wanted)
+    assert whole_halves == [2] * (2 * 3 * DECODED) and not in_one
 
 
 @pytest.mark.parametrize("encoding", ["Q4_0", "Q5_1", "Q8_0", "Q4_K", "Q6_K"])
@@ -120,18 +147,22 @@ CUTS = {
 
 @pytest.mark.parametrize("which", CUTS)
 @pytest.mark.parametrize("sequences", [1, 3])
-def test_groups(tiny_gguf, in_process, in_group, whole_halves, which, sequences):
+@pytest.mark.parametrize(("algorithm", "wire"), [("direct", "float32"), ("direct", "bfloat16"), ("star", "float32")])
+def test_groups(tiny_gguf, in_process, in_group, whole_halves, in_one, which, sequences, algorithm, wire):
     """What of a matrix is not a member's own is multiplied by zeros outside of a half, so those are not one call."""
     path = tiny_gguf("llama3", "Q4_0", **WIDE)
     vocab, (first, last, calls) = in_process.read_spec(path).vocab, CUTS[which]
     cuts = [Cut(*first, (0, vocab)), Cut(*last, (0, vocab))]
     config = in_group.config_of(torch.float32, torch.device("cpu"), quantized=True)
-    made = [in_group.GroupPipeline(path, cuts, config=config, source=in_process.in_memory) for _ in range(2)]
+    how = {"config": config, "source": in_process.in_memory, "algorithm": algorithm, "wire": wire}
+    made = [in_group.GroupPipeline(path, cuts, **how) for _ in range(2)]
     try:
         wanted = results(one_by_one(made[0]), in_process, sequences)
         assert not whole_halves
         assert same(results(made[1], in_process, sequences), wanted)
         assert whole_halves == [sequences] * (2 * calls * DECODED)
+        whole = which == "whole blocks" and algorithm == "direct"
+        assert in_one == [2] * (2 * DECODED * whole)
     finally:
         for pipeline in made:
             pipeline.close()

@@ -271,3 +271,14 @@ def test_a_worker_tells_what_was_asked_for_and_only_what_is_new(processes, tmp_p
     assert not imitated.unchanged and imitated.fingerprint != reply.fingerprint
     assert (imitated.disk_bandwidth, imitated.disk_random, imitated.layer_overhead) == (1e8, 0, 0)
     assert "\n" not in reply.fingerprint and not list(tmp_path.rglob("disk-speed-*"))
+
+
+def test_a_saved_fleet_that_is_imitated_measures_as_it_was_saved(processes, tmp_path):
+    """Short rows, attention and software too, where the description has them (what was measured and saved has)."""
+    formats = {NARROW: {"flops": 5e9, "bandwidth": 2e9}, ATTENTION: {"flops": 2e9, "bandwidth": 1e8}}
+    speeds = {"flops": 2e10, "memory_bandwidth": 6e9, "layer_overhead": 2e-3, "formats": formats}
+    with processes.running(processes.Worker("a", tmp_path, emulate={"device": speeds})) as (worker,):
+        reply = worker.stub.Probe(pb.ProbeRequest(dtype="bfloat16"), timeout=60)
+    assert reply.layer_overhead == pytest.approx(2e-3, rel=0.25)
+    told = {one.format: (one.flops, one.bandwidth) for one in reply.formats}
+    assert told == {name: pytest.approx(tuple(of.values()), rel=0.25) for name, of in formats.items()}
