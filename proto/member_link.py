@@ -184,7 +184,8 @@ class MemberLink:
         """
         if self._lent < 0:
             self._lent = os.dup(self.fileno())
-            weakref.finalize(self, os.close, self._lent)
+            # Not at exit: a thread may still compute with it then.
+            weakref.finalize(self, os.close, self._lent).atexit = False
         return self._lent, self._sent, self._received
 
     def take_back(self, sent: int, received: int, nbytes: int) -> None:

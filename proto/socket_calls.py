@@ -126,7 +126,8 @@ def _waits(fd: int, event: int, timeout_ms: int) -> bool:
 
 
 PYTHON: SocketCalls = PythonCalls()
-_module: ModuleType | None = _loaded
+_VERSION = 1  # as in csrc/link.cpp; one more whenever its functions or the integers of csrc/direct_sum.hpp change
+_module: ModuleType | None = _loaded if getattr(_loaded, "VERSION", 0) == _VERSION else None
 CALLS: SocketCalls = PYTHON if _module is None else _module
 
 

@@ -38,9 +38,9 @@ struct Circle {
     bool told(int64_t place, Trouble what, int error, size_t in) const {
         const PyGILState_STATE state = PyGILState_Ensure();
         PyObject* whom = reinterpret_cast<PyObject*>(static_cast<uintptr_t>(numbers[kTold]));
+        const int64_t number = way(place)[kReceived] + (in < kHead ? 1 : 0);
         PyObject* answer = PyObject_CallFunction(whom, "LiinL", static_cast<long long>(place), static_cast<int>(what),
-                                                 error, static_cast<Py_ssize_t>(in),
-                                                 static_cast<long long>(way(place)[kReceived]));
+                                                 error, static_cast<Py_ssize_t>(in), static_cast<long long>(number));
         Py_XDECREF(answer);
         PyGILState_Release(state);
         return answer != nullptr;
@@ -206,8 +206,10 @@ class Sum {
         if (::poll(rooms_.waiting.data(), static_cast<nfds_t>(rooms_.waiting.size()), kPatience) != 0) return true;
         for (size_t place = 0; place < rooms_.exchanges.size(); ++place) {
             const Exchange& one = rooms_.exchanges[place];
-            const bool is_over = one.out == kHead + size_ && one.in == kHead + size_;
-            if (!is_over && !circle_.told(static_cast<int64_t>(place), kSilent, 0, one.in)) return false;
+            const bool is_here = one.in == kHead + size_, is_over = one.out == kHead + size_ && is_here;
+            // Who has sent its whole part and is slow to read is not in the middle of a message.
+            const size_t in = is_here ? 0 : one.in;
+            if (!is_over && !circle_.told(static_cast<int64_t>(place), kSilent, 0, in)) return false;
         }
         return true;
     }

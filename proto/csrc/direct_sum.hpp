@@ -3,7 +3,7 @@
 // What is known of the group is said by integers, which proto/direct_sum.py writes down in this order:
 //
 //   place, members, whether parts travel in bfloat16, whom to tell of trouble (a Python callable: place, what, errno,
-//   bytes received, number of the message), microseconds to look before sleeping; sums and nanoseconds so far; for each
+//   bytes received of its message, the message's number), microseconds to look before sleeping; sums and nanoseconds so far; for each
 //   member: descriptor, messages sent, messages received
 #pragma once
 

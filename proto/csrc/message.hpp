@@ -7,7 +7,7 @@
 #include <cstring>
 
 #ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0 // macOS: the socket's SO_NOSIGPIPE, which Python sets
+#define MSG_NOSIGNAL 0 // older macOS; Python ignores SIGPIPE everywhere
 #endif
 
 namespace potluck {

@@ -1,14 +1,21 @@
 """Sums that the extension forms itself: the messages, bits and errors of those that Python forms."""
 
 import ctypes
+import importlib.util
 import os
 import socket
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import pytest
 import torch
 
+from potluck import proto
+from potluck.proto import member_link, socket_calls
 from potluck.proto.direct_sum import DirectSums
 from potluck.proto.member_link import MemberError, MemberLink
 from potluck.proto.shaper import Shape
@@ -140,12 +147,13 @@ def lone():
     one.close()
 
 
-def message(lone):
-    """What another member with the same part sends."""
+def message(number=1):
+    """What another member with the same part sends as its message of this number."""
     ours, theirs = socket.socketpair()
     link = MemberLink("x", ours, Shape(), lambda: None)
-    link.start(memoryview(torch.ones(10).numpy()).cast("B"))
-    data = bytearray(theirs.recv(1000))
+    for _ in range(number):
+        link.start(memoryview(torch.ones(10).numpy()).cast("B"))
+        data = bytearray(theirs.recv(1000))
     link.close()
     theirs.close()
     assert len(data) == HEAD + 40
@@ -162,7 +170,7 @@ def test_garbage_names_who_sent_it(lone, garbage):
 
 @pytest.mark.parametrize("place", [20, 60])
 def test_a_flipped_bit_is_found(lone, place):
-    data = message(lone)
+    data = message()
     data[place] ^= 1
     lone.theirs.sendall(data)
     with pytest.raises(MemberError, match="checksum"):
@@ -170,7 +178,7 @@ def test_a_flipped_bit_is_found(lone, place):
 
 
 def test_who_is_slow_is_asked_and_waited_for(lone):
-    data = message(lone)
+    data = message()
     lone.theirs.sendall(data[:40])
     late = threading.Timer(1.3, lambda: os.write(lone.theirs.fileno(), data[40:]))
     late.start()
@@ -189,6 +197,37 @@ def test_who_stops_in_the_middle_of_a_header_ends_the_sum(lone):
     lone.theirs.sendall(b"PLSU")
     with pytest.raises(MemberError, match="stopped in the middle"):
         lone.sum()
+
+
+def test_the_seconds_of_one_message_are_not_held_against_the_next(lone):
+    """A body may stop for longer than a header, and both have stopped for a second here."""
+    lone.link.doubt = lambda: None
+    data = message() + message(2)
+    lone.theirs.sendall(data[:40])
+    for seconds, part in ((1.1, data[40:80]), (2.3, data[80:])):
+        threading.Timer(seconds, os.write, (lone.theirs.fileno(), part)).start()
+    assert [lone.sum().tolist() for _ in range(2)] == [[2.0] * 10] * 2
+
+
+def test_who_has_sent_its_part_and_reads_slowly_is_not_in_the_middle_of_one(lone, monkeypatch):
+    monkeypatch.setattr(member_link, "_BODY_SECONDS", 1)
+    part_N = torch.ones(1 << 20)
+
+    def slow():
+        other = MemberLink("x", lone.theirs, Shape(), lambda: None)
+        other.start(memoryview(part_N.numpy()).cast("B"))
+        while other.sending:
+            other.push()
+        time.sleep(1.3)
+        other.expect(memoryview(bytearray(4 << 20)))
+        while other.receiving:
+            other.pull(100)
+
+    reader = threading.Thread(target=slow)
+    reader.start()
+    assert lone.member.in_one(part_N).sum() == 2 << 20
+    reader.join(20)
+    assert lone.doubts == 1
 
 
 def test_who_leaves_ends_the_sum(lone):
@@ -217,6 +256,28 @@ def test_the_descriptor_ends_with_the_link(lone):
     lone.member, lone.link = None, None
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(held)
+
+
+def test_the_descriptor_is_there_until_the_process_has_ended():
+    """Whoever computes while the interpreter exits would else go on with whatever has its number then."""
+    code = """
+import atexit, os, socket
+atexit.register(lambda: print("open" if os.fstat(held) else ""))
+from potluck.proto.member_link import MemberLink
+from potluck.proto.shaper import Shape
+ours, theirs = socket.socketpair()
+held = (link := MemberLink("laptop", ours, Shape(), print)).lend()[0]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("open\n", "")
+
+
+def test_an_extension_of_an_older_checkout_is_left_alone(monkeypatch):
+    monkeypatch.setattr(proto, "_link", ModuleType("potluck.proto._link"))
+    spec = importlib.util.spec_from_file_location("fresh_socket_calls", socket_calls.__file__)
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    assert fresh.CALLS is fresh.PYTHON and fresh.SUM_ADDRESS == 0
 
 
 def test_links_that_are_more_than_a_socket_are_not_lent():
