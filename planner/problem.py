@@ -82,6 +82,11 @@ class Found:
     layout: Layout
     routes: tuple[Found, ...] = ()
 
+    @property
+    def has_groups(self) -> bool:
+        """Whether any stage is run by several nodes."""
+        return any(stage.is_group for route in self.plan.routes for stage in route.stages)
+
 
 @dataclass(frozen=True, slots=True)
 class Search:

@@ -35,7 +35,7 @@ def groups(problem: Problem, limit: float) -> Search:
         for search in (single(over, limit), best_ring(over, 1, limit)):
             if search.best and (best is None or search.best.seconds < best.seconds):
                 best, limit = search.best, min(limit, search.best.seconds)
-    return Search(best if best and any(stage.is_group for stage in best.plan.routes[0].stages) else None)
+    return Search(best if best and best.has_groups else None)
 
 
 def _promising(problem: Problem) -> Iterator[tuple[float, Problem]]:
