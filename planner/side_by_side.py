@@ -120,10 +120,11 @@ def _route(problem: Problem, chosen: Set, aim: Aim) -> Found | None:
     request = problem.request
     aimed = replace(problem, request=replace(request, goal=replace(request.goal, aim=aim)))
     over = aimed.narrowed(chosen)
-    best = single(over, inf).best
-    limit = best.seconds if best else inf
-    found = poured(over) if len(problem.places) > MOST_WHOLE else None
-    return min((one for one in (best, found or _piped(over, limit)) if one), key=lambda one: one.seconds, default=None)
+    found = [one for one in (single(over, inf).best, poured(over)) if one]
+    limit = min((one.seconds for one in found), default=inf)
+    if not found or len(problem.places) <= MOST_WHOLE:
+        found += [one for one in (_piped(over, limit),) if one]
+    return min(found, key=lambda one: one.seconds, default=None)
 
 
 def _piped(over: Problem, limit: float) -> Found | None:

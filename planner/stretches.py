@@ -8,7 +8,7 @@ programming), by what a stretch would give at least if every way were the shorte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from potluck.models.spec import Part
@@ -20,6 +20,8 @@ from potluck.planner.problem import Found, Problem
 from potluck.planner.tour import Tour
 
 _HALVINGS = 12
+# Where the ends have no room beside that many layers, places are given more time, so often.
+_SLOWER, _MOST_SLOWER = 1.05, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,29 +104,31 @@ def _runner(place: Place, way: float) -> _Runner:
 
 
 def poured(problem: Problem) -> Found | None:
-    """A pipeline over all places that the layers reach; None where one that must be used is not reached."""
+    """A pipeline over the places that the layers reach; None where the ends have no room beside them, or one that must
+    be used is not reached."""
     places = problem.places
     runners = [_runner(place, 0.0) for place in places]
     if sum(one.room for one in runners) <= problem.layers or any(place.share < 1 for place in places):
         return None
     cycle = _cycle(runners, problem.layers)
-    layout = _with_ends({number: one.layers(cycle) for number, one in enumerate(runners)}, cycle, problem)
+    tried = (_with_ends(runners, cycle * _SLOWER**times, problem) for times in range(_MOST_SLOWER))
+    layout = next((one for one in tried if one), None)
     return problem.found(layout) if layout and set(problem.required()) <= set(layout.order) else None
 
 
-def _with_ends(counts: dict[int, int], cycle: float, problem: Problem) -> Layout | None:
+def _with_ends(runners: Sequence[_Runner], cycle: float, problem: Problem) -> Layout | None:
     """The ends beside the layers where they cost fewest of them, and the order with the shortest way."""
+    counts = {number: one.layers(cycle) for number, one in enumerate(runners)}
     beside: list[int] = []
     for end in (HEAD, EMBEDDING):
         left = {number: _left(problem, number, end, cycle) for number in counts if number not in beside}
-        number = min(left, key=lambda number: counts[number] - left[number], default=None)
-        if number is None or left[number] < 1:
+        number = min(left, key=lambda number: counts[number] - left[number], default=-1)
+        if number < 0 or left[number] < 1:
             return None
         counts[number] = min(counts[number], left[number])
         beside.append(number)
-    head, embedding = beside
-    counts = _levelled(counts, problem)
-    if not {head, embedding} <= set(counts):
+    counts, (head, embedding) = _levelled(counts, problem), beside
+    if sum(counts.values()) < problem.layers or not {head, embedding} <= set(counts):
         return None
     return Layout(Tour(problem.hops, embedding, head, 1).best(list(counts)), counts, embedding, head)
 
@@ -135,12 +139,9 @@ def _left(problem: Problem, number: int, end: Part, cycle: float) -> int:
     return min(place.room((end,)), int((cycle - place.seconds(0, (end,))) / place.layer_seconds))
 
 
-def _levelled(counts: dict[int, int], problem: Problem) -> dict[int, int]:
-    """So many layers as there are: what is too much is taken from the busiest, what is missing given to the idlest."""
-    places = problem.places
+def _levelled(counts: Mapping[int, int], problem: Problem) -> dict[int, int]:
+    """No more layers than there are: what is too much is taken from the busiest."""
+    levelled = dict(counts)
     for _ in range(sum(counts.values()) - problem.layers):
-        counts[max(counts, key=lambda number: counts[number] * places[number].layer_seconds)] -= 1
-    for _ in range(problem.layers - sum(counts.values())):
-        free = [number for number, count in counts.items() if places[number].room((EMBEDDING, HEAD)) > count]
-        counts[min(free, key=lambda number: (counts[number] + 1) * places[number].layer_seconds)] += 1
-    return {number: count for number, count in counts.items() if count}
+        levelled[max(levelled, key=lambda number: levelled[number] * problem.places[number].layer_seconds)] -= 1
+    return {number: count for number, count in levelled.items() if count}
