@@ -55,9 +55,10 @@ def solve_exactly(fleet: Fleet, request: Request) -> Plan:
     (name, search), others = ranked[0], ranked[1:]
     if search.best is None:
         raise refusal(nodes, request)
+    best = search.best.predicted()
     return replace(
-        search.best.plan,
-        reasons=exact_reasons(search.best, fleet),
+        best.plan,
+        reasons=exact_reasons(best, fleet),
         proof=_proof(problem, name, found),
         alternatives=tuple(_alternatives(others)),
     )

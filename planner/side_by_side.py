@@ -124,7 +124,7 @@ def _route(problem: Problem, chosen: Set, aim: Aim) -> Found | None:
     limit = min((one.seconds for one in found), default=inf)
     if not found or len(problem.places) <= MOST_WHOLE:
         found += [one for one in (_piped(over, limit),) if one]
-    return min(found, key=lambda one: one.seconds, default=None)
+    return min(found, key=lambda one: one.seconds).predicted() if found else None
 
 
 def _piped(over: Problem, limit: float) -> Found | None:

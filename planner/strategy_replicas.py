@@ -87,7 +87,7 @@ def _quickest(problem: Problem) -> Found | None:
     aimed = replace(problem, request=replace(request, goal=replace(request.goal, aim="latency")))
     piped = pipeline(aimed, inf).best
     found = groups(aimed, piped.seconds if piped else inf).best or piped
-    return _of_its_own(found) if found else None
+    return _of_its_own(found.predicted()) if found else None
 
 
 def _of_its_own(found: Found) -> Found:
