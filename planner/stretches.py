@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from potluck.models.spec import Part
 from potluck.planner.divisions import Division
 from potluck.planner.layout import Layout
-from potluck.planner.offers import EMBEDDING, HEAD
+from potluck.planner.offers import EMBEDDING, ENDS, HEAD
 from potluck.planner.places import Place
 from potluck.planner.problem import Found, Problem
 from potluck.planner.tour import Tour
@@ -26,20 +25,22 @@ _SLOWER, _MOST_SLOWER = 1.05, 16
 
 @dataclass(frozen=True, slots=True)
 class _Runner:
-    """What a place runs: seconds of a layer, of the head, of the way to it, and how many layers it has room for."""
+    """What a place runs: seconds of a layer, of the head, of the way to it; layers that it has room for, alone and
+    beside the head."""
 
     layer: float
     head: float
     way: float
     room: int
+    beside: int
 
     def layers(self, cycle: float) -> int:
         """Whole layers that are done in so many seconds."""
         return min(self.room, int(cycle / self.layer))
 
-    def has_time_for_head(self, cycle: float) -> bool:
-        """Whether it runs as many layers with the head beside them."""
-        return self.layers(cycle) * self.layer + self.head <= cycle
+    def beside_head(self, cycle: float) -> int:
+        """Whole layers that are done beside the head; negative where that has no room or takes longer."""
+        return min(self.beside, int((cycle - self.head) // self.layer))
 
 
 def stretches(problem: Problem, able: Sequence[int]) -> Division:
@@ -95,12 +96,13 @@ def _cycle(runners: Sequence[_Runner], layers: int) -> float:
 
 
 def _is_enough(runners: Sequence[_Runner], layers: int, cycle: float) -> bool:
-    held = sum(one.layers(cycle) for one in runners)
-    return held > layers or (held == layers and any(one.has_time_for_head(cycle) for one in runners))
+    spare = sum(one.layers(cycle) for one in runners) - layers
+    with_head = ((one, one.beside_head(cycle)) for one in runners if spare >= 0)
+    return any(beside >= max(0, one.layers(cycle) - spare) for one, beside in with_head)
 
 
 def _runner(place: Place, way: float) -> _Runner:
-    return _Runner(place.layer_seconds, place.head_seconds, way, max(0, place.room()))
+    return _Runner(place.layer_seconds, place.head_seconds, way, max(0, place.room()), place.room((HEAD,)))
 
 
 def poured(problem: Problem) -> Found | None:
@@ -119,24 +121,28 @@ def poured(problem: Problem) -> Found | None:
 def _with_ends(runners: Sequence[_Runner], cycle: float, problem: Problem) -> Layout | None:
     """The ends beside the layers where they cost fewest of them, and the order with the shortest way."""
     counts = {number: one.layers(cycle) for number, one in enumerate(runners)}
-    beside: list[int] = []
-    for end in (HEAD, EMBEDDING):
-        left = {number: _left(problem, number, end, cycle) for number in counts if number not in beside}
-        number = min(left, key=lambda number: counts[number] - left[number], default=-1)
-        if number < 0 or left[number] < 1:
-            return None
-        counts[number] = min(counts[number], left[number])
-        beside.append(number)
-    counts, (head, embedding) = _levelled(counts, problem), beside
-    if sum(counts.values()) < problem.layers or not {head, embedding} <= set(counts):
+    head = _end_beside(counts, cycle, problem, -1)
+    embedding = _end_beside(counts, cycle, problem, head) if head >= 0 else -1
+    counts = _levelled(counts, problem)
+    if embedding < 0 or sum(counts.values()) < problem.layers:
         return None
     return Layout(Tour(problem.hops, embedding, head, 1).best(list(counts)), counts, embedding, head)
 
 
-def _left(problem: Problem, number: int, end: Part, cycle: float) -> int:
-    """Layers that a place has room and time for beside an end."""
-    place = problem.places[number]
-    return min(place.room((end,)), int((cycle - place.seconds(0, (end,))) / place.layer_seconds))
+def _end_beside(counts: dict[int, int], cycle: float, problem: Problem, head: int) -> int:
+    """The place for the head, or once that has one for the embedding, which gives away what is too much beside it;
+    negative where none has room and time."""
+
+    def left(number: int) -> int:
+        ends = (HEAD,) if head < 0 else ENDS if number == head else (EMBEDDING,)
+        place = problem.places[number]
+        return min(place.room(ends), int((cycle - place.seconds(0, ends)) // place.layer_seconds))
+
+    able = (number for number in counts if left(number) >= 0)
+    chosen = min(able, key=lambda number: counts[number] - left(number), default=-1)
+    if chosen >= 0:
+        counts[chosen] = min(counts[chosen], left(chosen))
+    return chosen
 
 
 def _levelled(counts: Mapping[int, int], problem: Problem) -> dict[int, int]:
