@@ -7,6 +7,7 @@ N quickest, and software of a layer that is not shared. Each of the two sums of 
     parts(N) + 2 sum(N) + hop / layers that N nodes hold
 
 over N, one node alone included. It is a bound and no more: the quickest may have the worst links, and little memory.
+What all nodes can hold is in `group_programme`; the greater of both counts.
 """
 
 from __future__ import annotations
@@ -21,14 +22,12 @@ from math import inf
 from potluck.models.costs import PartCost, Pass, part_cost
 from potluck.models.sizes import layer_parts, weight_bytes
 from potluck.models.spec import Part, PartKind
-from potluck.planner.all_reduce import Wire
 from potluck.planner.capacity import Able, least_between, reads
-from potluck.planner.fleet import Link, NodeName
 from potluck.planner.group_programme import Beside, least_token_seconds
+from potluck.planner.least_sums import least_sums, links_of
 from potluck.planner.offers import HEAD, Request
 from potluck.planner.places import Place, distinct_layers
 from potluck.planner.problem import Problem
-from potluck.planner.sums import message_bytes
 
 SUMS_OF_A_LAYER = 2
 
@@ -143,7 +142,7 @@ def _least_alone(problem: Problem, parts: Sequence[PartSeconds], able: Sequence[
     """What no token can take less than: of every layer by itself, and of all layers and all memory."""
     most = min(problem.request.spec.heads, len(able))
     hop, rooms = _least_hop(problem), accumulate(nlargest(most, (one.most for one in able)))
-    sums = zip([0.0, *_sums(problem, most)], rooms, strict=True)
+    sums = zip([0.0, *least_sums(problem, most)], rooms, strict=True)
     added = [SUMS_OF_A_LAYER * sum_ + hop / min(room, problem.layers) for sum_, room in sums]
     layers = map(sum, zip(*(part.together(most) for part in parts), strict=True))
     rest = _least_ends(problem, most) - hop
@@ -154,39 +153,7 @@ def _least_alone(problem: Problem, parts: Sequence[PartSeconds], able: Sequence[
 
 def _least_ends(problem: Problem, most: int) -> float:
     """The embedding and the head where they are quickest, the shortest ways from and to the engine."""
-    gather = min(link.latency for link in _links(problem)) + problem.request.goal.software.sum
+    gather = min(link.latency for link in links_of(problem)) + problem.request.goal.software.sum
     head, *split = _part(problem, HEAD, 1.0).together(most)
     embedding = min(place.embedding_seconds for place in problem.places)
     return embedding + min([head, *(one + gather for one in split)]) + problem.hops.least_turn
-
-
-def _links(problem: Problem) -> list[Link]:
-    return [problem.fleet.default_link, *problem.fleet.links.values()]
-
-
-def _sums(problem: Problem, most: int) -> Iterator[float]:
-    """Seconds that a sum takes 2 members at least, 3, and so on up to so many."""
-    out, into = _latencies(problem, most)
-    bandwidth = max(link.bandwidth for link in _links(problem))
-    request = problem.request
-    wire = Wire.FLOAT32 if request.goal.dtype == "float32" else Wire.BFLOAT16
-    sent = message_bytes(request.spec.hidden, wire) / bandwidth
-    nearest = sorted(one[0] for one in out)
-    for members in range(2, most + 1):
-        others = members - 1
-        direct = sorted(one[others - 1] for one in out)[others] + others * sent
-        star = min(map(lambda to, back: to[others - 1] + back[others - 1], out, into)) + 2 * others * sent
-        ring = 2 * others * (nearest[others] + sent / members)
-        yield min(direct, star, ring) + request.goal.software.sum
-
-
-def _latencies(problem: Problem, most: int) -> list[list[list[float]]]:
-    """Of every node the least latencies to others, in rising order; and those from others."""
-    fleet, names = problem.fleet, [place.name for place in problem.places]
-    known: list[dict[NodeName, list[float]]] = [{name: [] for name in names} for _ in range(2)]
-    for ends, link in fleet.links.items():
-        if ends[0] != ends[1] and all(end in known[0] for end in ends):
-            for side, end in zip(known, ends, strict=True):
-                side[end].append(link.latency)
-    usual = [fleet.default_link.latency] * most
-    return [[sorted([*one, *usual[: len(names) - 1 - len(one)]])[:most] for one in side.values()] for side in known]

@@ -46,27 +46,42 @@ class Beside:
 
 def least_token_seconds(able: Sequence[Able], layers: int, beside: Beside) -> float:
     """What no token can take less than; nothing is known (0) where the layers have no room."""
-    programme, kinds, scale = Programme(), list(_kinds(able)), beside.scale
-    token = programme.column(cost=1.0)
-    passed: dict[int, float] = {token: -1.0}
-    placed: dict[int, float] = {}
-    computed: list[dict[int, float]] = [{} for _ in kinds]
+    token = _Token(able, beside)
     for first, last in pairwise(_cuts(len(beside.layer))):
-        group, added = programme.column(), min(beside.layer[first:last])
-        times = [programme.column() for _ in kinds]
-        programme.at_most(0.0, dict.fromkeys(times, 1.0), {group: -float(last)})
-        passed[group] = 1.0
-        for kind, time, held in zip(kinds, times, computed, strict=True):
+        token.let_groups(last, min(beside.layer[first:last]))
+    return token.least(layers)
+
+
+class _Token:
+    """The programme, in units of about what a token takes."""
+
+    def __init__(self, able: Sequence[Able], beside: Beside) -> None:
+        self._programme, self._kinds, self._beside = Programme(), list(_kinds(able)), beside
+        self._token = self._programme.column(cost=1.0)
+        self._passed: dict[int, float] = {self._token: -1.0}
+        self._computed: list[dict[int, float]] = [{} for _ in self._kinds]
+
+    def let_groups(self, members: int, added: float) -> None:
+        """Let groups of so many members at most run layers, each with so many seconds on top of computing."""
+        programme, group = self._programme, self._programme.column()
+        times = [programme.column() for _ in self._kinds]
+        programme.at_most(0.0, dict.fromkeys(times, 1.0), {group: -float(members)})
+        self._passed[group] = 1.0
+        for kind, time, computed in zip(self._kinds, times, self._computed, strict=True):
             programme.at_most(0.0, {time: 1.0, group: -float(kind.count)})
-            placed[time] = held[time] = scale / kind.seconds
-            passed[time] = added / kind.seconds
-    programme.equal(float(layers), placed)
-    programme.at_most(-beside.rest / scale, passed)
-    for kind, held in zip(kinds, computed, strict=True):
-        programme.at_most(kind.room, held, {token: -kind.reads * scale})
-        programme.at_most(kind.most, held)
-    answer = programme.minimise()
-    return answer.bound * scale * _SURE if answer else 0.0
+            computed[time] = self._beside.scale / kind.seconds
+            self._passed[time] = added / kind.seconds
+
+    def least(self, layers: int) -> float:
+        """The least seconds in which so many layers are run."""
+        programme, scale = self._programme, self._beside.scale
+        programme.equal(float(layers), *self._computed)
+        programme.at_most(-self._beside.rest / scale, self._passed)
+        for kind, computed in zip(self._kinds, self._computed, strict=True):
+            programme.at_most(kind.room, computed, {self._token: -kind.reads * scale})
+            programme.at_most(kind.most, computed)
+        answer = programme.minimise()
+        return answer.bound * scale * _SURE if answer else 0.0
 
 
 @dataclass(frozen=True, slots=True)

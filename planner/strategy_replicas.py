@@ -29,9 +29,6 @@ from potluck.planner.tour import MOST_EXACT
 _MOST_DIVIDED = 5
 # Of more places, so many moves are tried, each one or two programmes: those of so many that promise most.
 _MOST_MOVED, _MOST_RANKED = 12, 128
-# Where sets are large, programmes take longer: of 32 places 4 moves save as much as 12 but for 1 %; with a part for a
-# lone user none of five fleets gained by any.
-_MOST_MOVED_OF_MANY = 4
 # Moves of one place seldom save more than that.
 _NEAR = 1.2
 _CLOSER = 1 - 1e-9
@@ -63,10 +60,16 @@ def _divided(joining: SideBySide, problem: Problem, able: Set, limit: float) -> 
         return joining.best_of(divisions(able), limit)
     if len(able) > MOST_WHOLE:
         # The quickest route of a lone user is that beside which the others are divided.
-        return joining.best_of([stretches(problem, able)]) if aim == "throughput" else None
+        return joining.best_of([_begun(problem, able)]) if aim == "throughput" else None
+    # Over large sets a lone user's programmes take half a second each, and of five fleets of 32 none gained by moves.
+    most = _MOST_MOVED if len(able) <= MOST_EXACT or aim == "throughput" else 0
+    return _improved(joining, _begun(problem, able), limit, most)
+
+
+def _begun(problem: Problem, able: Set) -> Division:
+    """A division that promises much; nobody is left out of it who must have a layer."""
     cut = stretches(problem, able)
-    most = _MOST_MOVED if len(able) <= MOST_EXACT else _MOST_MOVED_OF_MANY if aim == "throughput" else 0
-    return _improved(joining, cut if len(cut) > 1 else _filled(problem, able), limit, most)
+    return cut if len(cut) > 1 and not problem.required() else _filled(problem, able)
 
 
 def _beside_lone(joining: SideBySide, problem: Problem, able: Set) -> Together | None:
