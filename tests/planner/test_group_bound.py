@@ -104,3 +104,4 @@ def test_it_is_close_where_nodes_are_alike(homes, smollm2, count, latency):
     fleet = homes.fleet(*nodes, latency=latency, bandwidth=1.25e9)
     plan = solve(fleet, smollm2, Goal())
     assert plan.proof.strategy == "group" and plan.proof.gap < 0.25
+    assert least_seconds_of_groups(problem_of(fleet, smollm2, Goal())) <= plan.proof.seconds
