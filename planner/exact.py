@@ -55,9 +55,10 @@ def solve_exactly(fleet: Fleet, request: Request) -> Plan:
     (name, search), others = ranked[0], ranked[1:]
     if search.best is None:
         raise refusal(nodes, request)
+    best = search.best.predicted()
     return replace(
-        search.best.plan,
-        reasons=exact_reasons(search.best, fleet),
+        best.plan,
+        reasons=exact_reasons(best, fleet),
         proof=_proof(problem, name, found),
         alternatives=tuple(_alternatives(others)),
     )
@@ -74,9 +75,10 @@ def _search(problem: Problem) -> dict[str, Search]:
 
 def _proof(problem: Problem, name: str, found: Mapping[str, Search]) -> Proof:
     """Plans of single nodes per stage are bounded together; of groups only what none can be quicker than is known."""
-    seconds = _seconds(found[name])
-    if name == "group":
-        method = "groups grown from the quickest pair; bound: for every layer the quickest nodes and the best links"
+    seconds, best = _seconds(found[name]), found[name].best
+    if best and best.has_groups:
+        beside = ", and replicas beside them" if best.routes else ""
+        method = f"groups grown from the quickest pairs{beside}; bound: the quickest nodes and the best links together"
         return Proof(name, method, seconds, min(seconds, least_seconds_of_groups(problem)))
     if problem.request.goal.batch > 1:
         # The programmes are of one request at a time.

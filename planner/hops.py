@@ -9,8 +9,15 @@ from potluck.planner.collectives import one_after_another
 from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.offers import Request
 from potluck.planner.places import Place
+from potluck.planner.software import Software
 
 Nodes = tuple[NodeName, ...]
+
+
+def entering_seconds(fleet: Fleet, software: Software, nodes: Nodes) -> float:
+    """Seconds from when the engine may pack a step until these nodes have begun with it, were they free."""
+    latency = max(fleet.link(fleet.engine, node).latency for node in nodes)
+    return software.step + latency + software.frame * len(nodes) + software.stage
 
 
 class Hops:
@@ -35,9 +42,7 @@ class Hops:
 
     def enter(self, place: int) -> float:
         """Seconds until a step that the engine makes has reached a place, and that has begun with it."""
-        nodes = self._places[place].nodes
-        software = self._software.step + self._software.frame * len(nodes) + self._software.stage
-        return software + max(self._fleet.link(self._fleet.engine, node).latency for node in nodes)
+        return entering_seconds(self._fleet, self._software, self._places[place].nodes)
 
     def leave(self, place: int) -> float:
         """Seconds until a token that was sampled in a place has reached the engine."""

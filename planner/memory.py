@@ -15,7 +15,7 @@ from potluck.planner.alike import layer_sorts, like
 from potluck.planner.axes import Range
 from potluck.planner.fleet import Fleet, NodeName
 from potluck.planner.part_sizes import Piece, part_sizes
-from potluck.planner.plan import Plan, Purpose, Residency, Share
+from potluck.planner.plan import WHOLE, Plan, Purpose, Residency, Share
 
 NODE_OVERHEAD = 64 * 2**20  # that a node has for its worker at least
 # A worker that has served keeps 10 to 20 MiB more than it had when it measured what is free: links, page tables, the
@@ -90,9 +90,8 @@ def node_bytes(
             windows[share.node].update({share.window} if share.window else ())
         if part.kind is PartKind.ATTENTION:
             first, end = share.sequence
-            kv[share.node][_Kv(part.layer, held.kv_heads, share.sequence)] = ceil(
-                plan.kv_tokens * held.kv * (end - first)
-            )
+            tokens = plan.kv_tokens if share.sequence == WHOLE else plan.kv_tokens * (end - first)
+            kv[share.node][_Kv(part.layer, held.kv_heads, share.sequence)] = ceil(tokens * held.kv)
     return {
         node: NodeBytes(
             sum(tensors[node].values()),

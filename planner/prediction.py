@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from operator import add, attrgetter
 
 from potluck.planner.fleet import NodeName
 
@@ -42,16 +43,16 @@ class Times:
 
     def __add__(self, other: Times) -> Times:
         """Both, one after the other."""
-        return Times(*(getattr(self, name) + getattr(other, name) for name in KINDS))
+        return Times(*map(add, _seconds(self), _seconds(other)))
 
 
 KINDS = tuple(entry.name for entry in fields(Times))
+_seconds: Callable[[Times], tuple[float, ...]] = attrgetter(*KINDS)
 
 
 def together(times: Iterable[Times]) -> Times:
     """Some times, one after the other."""
-    listed = list(times)
-    return Times(*(sum(getattr(one, name) for one in listed) for name in KINDS))
+    return Times(*map(sum, zip(*map(_seconds, times), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)

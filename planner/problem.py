@@ -9,7 +9,6 @@ from math import inf
 from potluck.planner.fleet import Fleet
 from potluck.planner.hops import Hops
 from potluck.planner.layout import Layout, route_of
-from potluck.planner.objective import objective
 from potluck.planner.offers import Request
 from potluck.planner.places import Place
 from potluck.planner.plan import Plan
@@ -63,10 +62,9 @@ class Problem:
         return predicted_cost(self.plan(layout), self.fleet, self.request.spec, self.request.goal)
 
     def found(self, layout: Layout) -> Found:
-        """A layout as a plan with its prediction."""
-        plan, goal = self.plan(layout), self.request.goal
-        prediction = predict(plan, self.fleet, self.request.spec, goal)
-        return Found(replace(plan, prediction=prediction), objective(prediction, goal), self, layout)
+        """A layout as a plan, and what it costs."""
+        plan = self.plan(layout)
+        return Found(plan, predicted_cost(plan, self.fleet, self.request.spec, self.request.goal), self, layout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +79,19 @@ class Found:
     problem: Problem
     layout: Layout
     routes: tuple[Found, ...] = ()
+
+    def predicted(self) -> Found:
+        """The same with its prediction, which takes as long again as what it costs."""
+        problem = self.problem
+        if self.plan.prediction:
+            return self
+        prediction = predict(self.plan, problem.fleet, problem.request.spec, problem.request.goal)
+        return replace(self, plan=replace(self.plan, prediction=prediction))
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether any stage is run by several nodes."""
+        return any(stage.is_group for route in self.plan.routes for stage in route.stages)
 
 
 @dataclass(frozen=True, slots=True)

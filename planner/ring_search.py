@@ -142,9 +142,9 @@ def _turned(found: Found) -> Found:
     for one, two in combinations(range(len(order)), 2):
         other = list(order)
         other[one], other[two] = order[two], order[one]
-        turned = replace(found.layout, order=tuple(other))
-        if problem.seconds(turned) < found.seconds * _CLOSER:
-            return _turned(problem.found(turned))
+        turned = problem.found(replace(found.layout, order=tuple(other)))
+        if turned.seconds < found.seconds * _CLOSER:
+            return _turned(turned)
     return found
 
 

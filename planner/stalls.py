@@ -97,15 +97,15 @@ class Steps:
     def _through(self, way: Way, number: int, now: float) -> float:
         """When a stage that is begun `now` is done, all parts and sums one after the other."""
         cost, work = way.course.costs[number], way.work
-        stage = cost.stage
+        stage, nodes = cost.stage, cost.stage.nodes
         summed = 0.0
         for part, members in zip(stage.parts, cost.parts, strict=True):
             taken = [member.taken(work) for member in members]
             readers = self._readers.get((number, part.layer), []) if part.layer is not None else []
-            begun = dict.fromkeys(stage.nodes, now)
+            begun = dict.fromkeys(nodes, now)
             if part.kind is PartKind.ATTENTION:
                 begun |= {node: self._windows[node].reach(now) for node in readers}
-            now = max(begun[node] + seconds for node, seconds in zip(stage.nodes, taken, strict=True))
+            now = max(begun[node] + seconds for node, seconds in zip(nodes, taken, strict=True))
             if stage.is_group and part.kind is not PartKind.HEAD:
                 one_sum = cost.sum_seconds(part.kind, members, work) + cost.setting.software.sum
                 now, summed = now + one_sum, summed + one_sum

@@ -1,49 +1,110 @@
-"""Tensor groups: nodes that run every layer together, each a share by its speed; all of them, or some beside stages.
+"""Tensor groups: nodes that run every layer together, each a share; one group or several, beside single nodes.
 
-A group is a place like any other, so that the programme of a pipeline decides what it takes, what the other nodes take,
-and where the ends go. Which nodes form the group is a heuristic: for every size, those that would take the least time
-for a layer, begun with the pair that would and grown one by one; the best few are solved. Nothing is streamed.
+A group is a place like any other, so that the programme of a pipeline decides what each takes, what the other nodes
+take, and where the ends go. Which nodes form groups is a heuristic (`group_growth`): of every size the quickest group;
+and where that does not hold the model, more of that size, of nodes that are in none, until they do. Those are solved
+that promise most by a bound (`capacity`). Nothing is streamed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from fractions import Fraction
-from itertools import combinations
 
+from potluck.planner.capacity import least_seconds
 from potluck.planner.fleet import Node
+from potluck.planner.group_growth import Growth, Members
 from potluck.planner.places import Place, Places
 from potluck.planner.problem import Found, Problem, Search
 from potluck.planner.ring_search import best_ring
 from potluck.planner.splitting import SplitError
 from potluck.planner.strategy_single import single
 
-# Sums wait for everybody, so that groups are of a few neighbours; the best few are solved with the other nodes.
-_MOST_SEEDS, _MOST_MEMBERS, _MOST_SOLVED = 12, 8, 3
+_MOST_SOLVED = 3
+
+Team = Mapping[Members, Place]
+"""Groups that have no node in common, by their members."""
 
 
 def groups(problem: Problem, limit: float) -> Search:
     """The best plan with a group that was found; the bound is none, as nothing is proved about other groups."""
     best: Found | None = None
-    for place in _promising(problem)[:_MOST_SOLVED]:
-        over = _with(problem, place)
+    for least, over in sorted(_promising(problem), key=lambda one: one[0])[:_MOST_SOLVED]:
+        if least >= limit:
+            break
         for search in (single(over, limit), best_ring(over, 1, limit)):
             if search.best and (best is None or search.best.seconds < best.seconds):
                 best, limit = search.best, min(limit, search.best.seconds)
-    return Search(best if best and any(stage.is_group for stage in best.plan.routes[0].stages) else None)
+    return Search(best if best and best.has_groups else None)
 
 
-def _promising(problem: Problem) -> list[Place]:
-    """Groups that take less time for a layer than their quickest member alone, the quickest first."""
+def _promising(problem: Problem) -> Iterator[tuple[float, Problem]]:
+    """The problem with groups in place of nodes, and what no plan over those places can cost less than."""
     goal = problem.request.goal
     if goal.rounds > 1 or goal.spread != "best" or not goal.grouping or not _may_fit(problem):
-        return []
-    places = Places(problem.fleet, problem.request)
-    alone = [place for place in problem.places if place.room() > 0 and not _is_stopped(problem.fleet.node(place.name))]
-    seeds = sorted(alone, key=lambda place: place.layer_seconds)[:_MOST_SEEDS]
-    found = {frozenset(place.nodes): place for place in _grown(problem, places, seeds)}
-    return sorted(found.values(), key=lambda place: place.layer_seconds)
+        return
+    for team in _teams(problem):
+        over = _with(problem, team)
+        yield least_seconds(over), over
+
+
+def _teams(problem: Problem) -> Iterator[Team]:
+    """One group of every size, and as many as hold the model."""
+    able = [number for number, place in enumerate(problem.places) if place.room() > 0]
+    growth = Growth(problem, [number for number in able if not _is_stopped(_node(problem, number))])
+    building = _Building(problem, growth)
+    for members in growth.grown().values():
+        if team := building.joined({}, members):
+            yield team
+            if len(more := building.completed(team)) > 1:
+                yield more
+
+
+class _Building:
+    """Teams of groups."""
+
+    def __init__(self, problem: Problem, growth: Growth) -> None:
+        self._problem, self._growth = problem, growth
+        self._places = Places(problem.fleet, problem.request)
+
+    def joined(self, team: Team, members: Members) -> Team:
+        """The team with one more group; none where that is not possible."""
+        place = self._group(members, self._problem.layers - _room(team), (*_taken(team), *members))
+        return {**team, members: place} if place and place.room() > 0 else {}
+
+    def completed(self, team: Team) -> Team:
+        """The team with more groups of the size of its first, until they hold the model or there are none."""
+        size = len(next(iter(team)))
+        while _room(team) < self._problem.layers:
+            grown = self._growth.grown(_taken(team))
+            larger = self.joined(team, grown[size]) if size in grown else {}
+            if not larger:
+                break
+            team = larger
+        return team
+
+    def _group(self, members: Members, left: int, taken: Members) -> Place | None:
+        """A place of these, the engine's or else the quickest leading; None where the model cannot be split so."""
+        problem = self._problem
+        by_speed = sorted(members, key=lambda number: self._problem.places[number].layer_seconds)
+        ordered = tuple(sorted(by_speed, key=lambda number: problem.places[number].name != problem.fleet.engine))
+        weights = self._growth.weights(ordered, left, self._growth.next_seconds(len(members), taken))
+        try:
+            return self._places.group([_node(problem, number) for number in ordered], weights)
+        except SplitError:
+            return None
+
+
+def _taken(team: Team) -> Members:
+    return tuple(number for members in team for number in members)
+
+
+def _room(team: Team) -> int:
+    return sum(place.room() for place in team.values())
+
+
+def _node(problem: Problem, number: int) -> Node:
+    return problem.fleet.node(problem.places[number].name)
 
 
 def _may_fit(problem: Problem) -> bool:
@@ -62,30 +123,8 @@ def _is_stopped(node: Node) -> bool:
     return 0 < node.cores < 1
 
 
-def _grown(problem: Problem, places: Places, seeds: Sequence[Place]) -> Iterator[Place]:
-    pairs = [place for pair in combinations(seeds, 2) if (place := _group(problem, places, pair))]
-    group = min(pairs, key=lambda place: place.layer_seconds, default=None)
-    while group is not None and len(group.nodes) <= _MOST_MEMBERS:
-        members = [seed for seed in seeds if seed.name in group.nodes]
-        if group.layer_seconds < min(member.layer_seconds for member in members):
-            yield group
-        larger = [_group(problem, places, (*members, seed)) for seed in seeds if seed not in members]
-        group = min((one for one in larger if one), key=lambda place: place.layer_seconds, default=None)
-
-
-def _group(problem: Problem, places: Places, members: Sequence[Place]) -> Place | None:
-    """These nodes as one place, the engine's or else the quickest leading; None where the model cannot be split so."""
-    fleet = problem.fleet
-    ordered = sorted(members, key=lambda place: (place.name != fleet.engine, place.layer_seconds))
-    weights = [Fraction(1 / place.layer_seconds).limit_denominator(1_000_000) for place in ordered]
-    nodes: list[Node] = [fleet.node(place.name) for place in ordered]
-    try:
-        return places.group(nodes, [max(weight, Fraction(1, 1000)) for weight in weights])
-    except SplitError:
-        return None
-
-
-def _with(problem: Problem, group: Place) -> Problem:
-    """The problem with a group in place of its nodes, and nobody streaming."""
-    others = [replace(place, disk=0.0) for place in problem.places if place.name not in group.nodes]
-    return Problem.over(problem.fleet, problem.request, [group, *others])
+def _with(problem: Problem, team: Team) -> Problem:
+    """The problem with groups in place of their nodes, and nobody streaming."""
+    taken = {number for members in team for number in members}
+    others = [replace(place, disk=0.0) for number, place in enumerate(problem.places) if number not in taken]
+    return Problem.over(problem.fleet, problem.request, [*team.values(), *others])

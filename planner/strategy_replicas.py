@@ -2,35 +2,36 @@
 
 A request has one route to itself, so that tokens per second add up; a single token comes no sooner, so that who aims at
 latency needs none. The moves are divisions of the places into sets, each with the best pipeline or single place over it
-(`_route`); of few places all divisions are tried, of many one that fills sets with places of like speed, improved by
-moving places from set to set. Nothing is streamed: a disk that is read for every token serves few requests.
+(`side_by_side`); of few places all divisions are tried; of more, one that fills sets with places of like speed,
+improved by moving places from set to set; of very many, stretches of the order by speed (`stretches`). With a part for
+a lone user, his quickest route is tried, too, which may be of groups, beside sets of the places that it leaves over.
+Nothing is streamed: a disk that is read for every token serves few requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from math import inf
 
-from potluck.planner.capacity import able_places, least_alone, least_between, least_seconds
+from potluck.planner.capacity import least_seconds
 from potluck.planner.divisions import Division, Set, divisions, moves_of
-from potluck.planner.goal import Aim
-from potluck.planner.objective import cost_of, objective
-from potluck.planner.predict import predict
 from potluck.planner.problem import Found, Problem, Search
+from potluck.planner.ring_search import MOST_WHOLE
+from potluck.planner.side_by_side import SideBySide, Together, times_it_fits
+from potluck.planner.strategy_group import groups
 from potluck.planner.strategy_ring import pipeline
-from potluck.planner.strategy_single import single
+from potluck.planner.stretches import stretches
+from potluck.planner.tour import MOST_EXACT
 
 # 52 divisions of 31 sets are a second of programmes; six places have 203 of 63.
 _MOST_DIVIDED = 5
 # Of more places, so many moves are tried, each one or two programmes: those of so many that promise most.
 _MOST_MOVED, _MOST_RANKED = 12, 128
+# Moves of one place seldom save more than that.
+_NEAR = 1.2
 _CLOSER = 1 - 1e-9
-_RARE, _LIKELY = 1e-12, 1.5
-# Of a division's routes, so many of the quickest are tried as that of a lone user.
-_MOST_FIRST = 3
 
 
 def replicas(problem: Problem, limit: float) -> Search:
@@ -40,128 +41,83 @@ def replicas(problem: Problem, limit: float) -> Search:
         return Search(None)
     resident = replace(problem, places=tuple(replace(place, disk=0.0) for place in problem.places))
     able = tuple(number for number, place in enumerate(resident.places) if place.room() > 0)
-    if _times_it_fits(resident, able) < 2:
+    if times_it_fits(resident, able) < 2:
         return Search(None)
-    few = len(able) <= _MOST_DIVIDED
-    joining = _Joining(resident)
-    best = joining.best_of(divisions(able)) if few else _improved(joining, _filled(resident, able))
+    joining = SideBySide(resident)
+    beside = _beside_lone(joining, resident, able)
+    divided = _divided(joining, resident, able, min(limit, beside.seconds) if beside else limit)
+    best = min((one for one in (beside, divided) if one), key=lambda one: one.seconds, default=None)
     found = joining.found(best) if best and best.seconds < limit else None
     # Tokens per second add up, so that the best sets make the best division; times per token do not.
-    tried = few and goal.aim == "throughput"
-    return Search(found, inf if tried else least_seconds(problem))
+    complete = len(able) <= _MOST_DIVIDED and goal.aim == "throughput"
+    return Search(found, inf if complete else least_seconds(problem))
 
 
-@dataclass(frozen=True, slots=True)
-class _Together:
-    """Routes side by side and what they cost together; the quickest, where a lone request goes, first."""
-
-    seconds: float
-    routes: tuple[Found, ...]
-
-
-class _Joining:
-    """Routes over sets of places, each looked for once, and what they are together."""
-
-    def __init__(self, problem: Problem) -> None:
-        self._problem = problem
-        self._required = {problem.places[number].name for number in problem.required()}
-        self._route = cache(lambda chosen, aim: _route(problem, chosen, aim))
-        self._least = cache(lambda chosen: _least(problem.narrowed(chosen)))
-
-    def best_of(self, tried: Iterable[Division], limit: float = inf) -> _Together | None:
-        """The best of some divisions that costs less than the limit. Places of sets that hold no model stay unused."""
-        best: _Together | None = None
-        for division in tried:
-            for joined in self._joined(division, best.seconds if best else limit):
-                if joined.seconds < (best.seconds if best else limit):
-                    best = joined
-        return best
-
-    def promising(self, division: Division) -> Iterator[Division]:
-        """The moves of a division, those first that could cost least."""
-        yield from sorted(islice(moves_of(division), _MOST_RANKED), key=self.least)
-
-    def least(self, division: Division) -> float:
-        """What a division cannot cost less than."""
-        alone, next_ = zip(*(self._least(tuple(sorted(one))) for one in division), strict=True)
-        return cost_of(min(alone), 1 / max(sum(1 / one for one in next_), _RARE), self._problem.request.goal)
-
-    def found(self, best: _Together) -> Found:
-        """As a plan with its prediction."""
-        first, request = best.routes[0], self._problem.request
-        plan = replace(first.plan, routes=tuple(one.plan.routes[0] for one in best.routes), prediction=None)
-        prediction = predict(plan, self._problem.fleet, request.spec, request.goal)
-        seconds = objective(prediction, request.goal)
-        return Found(replace(plan, prediction=prediction), seconds, first.problem, first.layout, best.routes)
-
-    def _joined(self, division: Division, limit: float) -> Iterator[_Together]:
-        """The routes that give most together; with a part for a lone user, also with one of the quickest quicker."""
-        sets = [tuple(sorted(one)) for one in division]
-        busy = {one: route for one in sets if (route := self._route(one, "throughput"))}
-        if len(busy) < 2:
-            return
-        yield from self._together(list(busy.values()))
-        quickest = sorted(busy, key=lambda one: _alone(busy[one]))[:_MOST_FIRST]
-        for first in quickest if self._problem.request.goal.aim == "balanced" else ():
-            others = [busy[one] for one in busy if one != first]
-            alone, next_ = self._least(first)
-            if cost_of(alone, 1 / (_rate(others) + 1 / next_), self._problem.request.goal) < limit:
-                quick = self._route(first, "balanced")
-                yield from self._together([*([quick] if quick else []), *others])
-
-    def _together(self, routes: Sequence[Found]) -> Iterator[_Together]:
-        """Some routes, if all who must have a layer have one. Their tokens per second add up."""
-        ordered = tuple(sorted(routes, key=_alone))
-        if not self._required or self._required <= {node for one in ordered for node in one.plan.nodes}:
-            seconds = cost_of(_alone(ordered[0]), 1 / _rate(ordered), self._problem.request.goal)
-            yield _Together(seconds, ordered)
+def _divided(joining: SideBySide, problem: Problem, able: Set, limit: float) -> Together | None:
+    """The best division found of all places; one that costs more than the limit need not be looked for further."""
+    aim = problem.request.goal.aim
+    if len(able) <= _MOST_DIVIDED:
+        return joining.best_of(divisions(able), limit)
+    if len(able) > MOST_WHOLE:
+        # The quickest route of a lone user is that beside which the others are divided.
+        return joining.best_of([_begun(problem, able)]) if aim == "throughput" else None
+    # Over large sets a lone user's programmes take half a second each, and of five fleets of 32 none gained by moves.
+    most = _MOST_MOVED if len(able) <= MOST_EXACT or aim == "throughput" else 0
+    return _improved(joining, _begun(problem, able), limit, most)
 
 
-def _least(problem: Problem) -> tuple[float, float]:
-    """What a token cannot take less than, and the time between tokens."""
-    able = able_places(problem)
-    return least_alone(problem, able), least_between(able, problem, whole=True)
+def _begun(problem: Problem, able: Set) -> Division:
+    """A division that promises much; nobody is left out of it who must have a layer."""
+    cut = stretches(problem, able)
+    return cut if len(cut) > 1 and not problem.required() else _filled(problem, able)
 
 
-def _rate(routes: Iterable[Found]) -> float:
-    return sum(one.plan.prediction.tokens_per_second for one in routes if one.plan.prediction)
-
-
-def _alone(found: Found) -> float:
-    return found.plan.prediction.time_per_token if found.plan.prediction else inf
-
-
-def _times_it_fits(problem: Problem, numbers: Sequence[int]) -> int:
-    return sum(min(problem.layers, problem.places[number].room()) for number in numbers) // problem.layers
-
-
-def _route(problem: Problem, chosen: Set, aim: Aim) -> Found | None:
-    """The best route over some places."""
-    if not _times_it_fits(problem, chosen):
+def _beside_lone(joining: SideBySide, problem: Problem, able: Set) -> Together | None:
+    """With a part for a lone user: the route that is quickest for him, and the best division found of who is left."""
+    if problem.request.goal.aim != "balanced":
         return None
+    lone = _quickest(problem)
+    left = tuple(number for number in able if lone and problem.places[number].name not in lone.plan.nodes)
+    if not lone or not times_it_fits(problem, left):
+        return None
+    few = len(left) <= _MOST_DIVIDED
+    return joining.best_beside(lone, divisions(left) if few else [stretches(problem, left)])
+
+
+def _quickest(problem: Problem) -> Found | None:
+    """The quickest route for a lone user, of groups or of single places."""
     request = problem.request
-    aimed = replace(problem, request=replace(request, goal=replace(request.goal, aim=aim)))
-    over = aimed.narrowed(chosen)
-    best = single(over, inf).best
-    limit = best.seconds if best else inf
-    # A limit that most pipelines keep spares the programme that finds one.
-    likely = _LIKELY * cost_of(*_least(over), aimed.request.goal)
-    found = pipeline(over, min(likely, limit)).best
-    if not found and likely < limit:
-        found = pipeline(over, limit).best
-    return min((one for one in (best, found) if one), key=lambda one: one.seconds, default=None)
+    aimed = replace(problem, request=replace(request, goal=replace(request.goal, aim="latency")))
+    piped = pipeline(aimed, inf).best
+    found = groups(aimed, piped.seconds if piped else inf).best or piped
+    return _of_its_own(found.predicted()) if found else None
 
 
-def _improved(joining: _Joining, division: Division) -> _Together | None:
-    """A division improved by moving one place at a time while that helps."""
-    best, moves = joining.best_of([division]), joining.promising(division)
-    for _ in range(_MOST_MOVED if best else 0):
+def _of_its_own(found: Found) -> Found:
+    """The same over its own places alone."""
+    layout, used = found.layout, found.layout.used
+    number = {place: number for number, place in enumerate(used)}
+    counts = {number[place]: count for place, count in layout.counts.items()}
+    order = tuple(number[place] for place in layout.order)
+    own = replace(layout, order=order, counts=counts, embedding=number[layout.embedding], head=number[layout.head])
+    return replace(found, problem=found.problem.narrowed(used), layout=own)
+
+
+def _improved(joining: SideBySide, division: Division, limit: float, most: int) -> Together | None:
+    """A division improved by moving one place at a time while that helps, if it is not far from the limit."""
+    best, moves = joining.best_of([division], limit * _NEAR), _promising(joining, division)
+    for _ in range(most if best else 0):
         moved = next(moves, None)
-        if best is None or moved is None or joining.least(moved) >= best.seconds:
+        if best is None or moved is None or joining.least(moved) >= min(limit, best.seconds):
             break
         if other := joining.best_of([moved], best.seconds * _CLOSER):
-            best, moves = other, joining.promising(moved)
+            best, moves = other, _promising(joining, moved)
     return best
+
+
+def _promising(joining: SideBySide, division: Division) -> Iterator[Division]:
+    """The moves of a division, those first that could cost least."""
+    yield from sorted(islice(moves_of(division), _MOST_RANKED), key=joining.least)
 
 
 def _filled(problem: Problem, able: Set) -> Division:

@@ -26,7 +26,7 @@ _MOST_ENDS = 2
 
 def single(problem: Problem, limit: float) -> Search:
     """The best plan with all layers in one place."""
-    reckoned = [(_least(problem, layout), layout) for layout in _layouts(problem)]
+    reckoned = [(_least(problem, layout), layout) for layout in _layouts(problem, limit)]
     reckoned.sort(key=lambda one: one[0])
     whole = next((layout for _, layout in reckoned if not layout.kept), None)
     best = problem.found(whole) if whole else None
@@ -46,15 +46,25 @@ def single(problem: Problem, limit: float) -> Search:
     return Search(fewest_runs(problem.found(chosen)) if chosen else best, bound)
 
 
-def _layouts(problem: Problem) -> Iterator[Layout]:
-    """Every layout that fits; where layers are streamed, with every number of those that stay."""
+def _layouts(problem: Problem, limit: float) -> Iterator[Layout]:
+    """Every layout that fits; where layers are streamed, with every number of those that stay, if any may cost less
+    than the limit."""
     required = set(problem.required())
     for place in range(len(problem.places)):
-        if required <= {place} and problem.places[place].most() >= problem.layers:
+        if required <= {place} and _may_have_all(problem, place, limit):
             for embedding, head in _ends(problem, place):
                 layout = Layout((place,), {place: problem.layers}, embedding, head)
                 if _fits(problem, layout):
                     yield from (replace(layout, kept=kept) for kept in _kept(problem, layout))
+
+
+def _may_have_all(problem: Problem, number: int, limit: float) -> bool:
+    """Whether a place could have all layers: what does not fit must not take longer than the limit to run or read."""
+    place, layers = problem.places[number], problem.layers
+    if place.most() < layers or place.room() >= layers:
+        return place.room() >= layers
+    reading = (layers - place.room()) * place.holders[0].layer_weights / place.disk
+    return max(layers * place.layer_seconds, reading) * _CLOSE < limit
 
 
 def _ends(problem: Problem, place: int) -> Iterator[tuple[int, int]]:

@@ -20,9 +20,9 @@ def refined(found: Found) -> Found:
         if least_seconds_of(layout, found.problem) >= best.seconds * _CLOSER:
             continue
         budget -= 1
-        if found.problem.seconds(layout) < best.seconds * _CLOSER:
-            best = found.problem.found(layout)
-            moves = moved_layouts(best)
+        other = found.problem.found(layout)
+        if other.seconds < best.seconds * _CLOSER:
+            best, moves = other, moved_layouts(other)
     return fewest_runs(best)
 
 
@@ -45,7 +45,8 @@ def fewest_runs(found: Found) -> Found:
     runs = 1
     while found.layout.kept and runs < found.problem.layers:
         layout = replace(found.layout, runs=dict.fromkeys(found.layout.kept, runs))
-        if found.problem.seconds(layout) <= found.seconds * _SAME:
-            return found.problem.found(layout)
+        other = found.problem.found(layout)
+        if other.seconds <= found.seconds * _SAME:
+            return other
         runs *= 2
     return found

@@ -110,6 +110,7 @@ def _cut(stage: Stage, streamed: int, runs: int) -> list[Stage]:
 def _away(layers: range, streamed: int, runs: int) -> set[int]:
     """Which layers are streamed: the last ones of every run of layers, as evenly as whole layers allow."""
     away: set[int] = set()
+    runs = min(runs, len(layers))
     for run in range(runs):
         part = layers[len(layers) * run // runs : len(layers) * (run + 1) // runs]
         left = len(layers) - (part.start - layers.start)

@@ -10,6 +10,7 @@ from itertools import pairwise
 from potluck.models.sizes import itemsize
 from potluck.planner.fleet import NodeName
 from potluck.planner.group_sums import Setting
+from potluck.planner.hops import entering_seconds
 from potluck.planner.part_names import part_names
 from potluck.planner.plan import Route
 from potluck.planner.simulator.disk import Disk
@@ -84,16 +85,9 @@ class Line:
         sent = (self._world.clock.now, step, "drawn tokens")
         told = self._world.wires.send(lead, others, 0, sent, software=False) + self._setting.software.again
         # It was sent when the step before the one that drew its tokens was back.
-        came = self._free_at + self._entering
+        came = self._free_at + entering_seconds(self._setting.fleet, self._setting.software, self._nodes[0])
         self._free_at = known
         self._at(max(told, came), lambda: self._arrive(step, 0))
-
-    @property
-    def _entering(self) -> float:
-        """Seconds from when the engine may pack a step until it has begun in the first stage, were that free."""
-        software, fleet, nodes = self._setting.software, self._setting.fleet, self._nodes[0]
-        latency = max(fleet.link(fleet.engine, node).latency for node in nodes)
-        return software.step + latency + software.frame * len(nodes) + software.stage
 
     def _cross(self, step: Step, number: int) -> None:
         """The hop into a stage, or back to the engine."""

@@ -161,6 +161,19 @@ def paper():
 
 
 @pytest.fixture
+def bench(paper):
+    """Makes a scheduler whose steps run on paper, with some limits."""
+    made = _beside("scheduler_bench").Bench
+    return lambda **limits: made(paper, **limits)
+
+
+@pytest.fixture
+def ask(paper):
+    """Makes a generation for a scheduler."""
+    return paper.generation
+
+
+@pytest.fixture
 def api_engine():
     """Makes scripted engines."""
     return ScriptedEngine

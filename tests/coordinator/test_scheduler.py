@@ -1,49 +1,12 @@
-"""What goes into a step, case by case; that nothing is lost or doubled is in test_scheduler_properties.py."""
+"""What goes into a step, case by case.
+
+That nothing is lost or doubled is in test_scheduler_properties.py, steps that go ahead in test_scheduler_ahead.py.
+"""
 
 import pytest
 
-from potluck.coordinator.scheduler.limits import Limits, NeverFits, QueueFull
-from potluck.coordinator.scheduler.scheduler import Scheduler
-from potluck.proto.step import DRAWN, Outcome, Outputs, Result
-
-
-class Bench:
-    """A scheduler and the paper route; steps are kept in flight until they are answered."""
-
-    def __init__(self, paper, **limits):
-        self.limits = Limits(**{"kv_blocks": 64, "block_size": 4, "context": 200, "max_rows": 16, "depth": 1} | limits)
-        self.scheduler, self.route = Scheduler(self.limits), paper.PaperRoute(self.limits)
-        self.steps = []
-
-    def send(self):
-        step = self.scheduler.next_step()
-        if step:
-            self.steps.append(step)
-        return step
-
-    def fill(self):
-        """Send until enough is in flight; the runs per step as {sequence: rows}."""
-        sent = []
-        while step := self.send():
-            sent.append({run.sequence: len(run.tokens) for run in step.runs})
-        return sent
-
-    def answer(self):
-        return self.scheduler.apply(self.route.run(self.steps.pop(0)))
-
-    def turn(self):
-        self.answer()
-        return self.fill()
-
-
-@pytest.fixture
-def bench(paper):
-    return lambda **limits: Bench(paper, **limits)
-
-
-@pytest.fixture
-def ask(paper):
-    return paper.generation
+from potluck.coordinator.scheduler.limits import NeverFits, QueueFull
+from potluck.proto.step import Outcome, Outputs, Result
 
 
 def test_decodes_come_before_prefill_chunks(bench, ask):
@@ -270,47 +233,3 @@ def test_cancelling_twice_or_what_is_unknown_changes_nothing(bench, ask):
 def test_an_answer_to_no_step_is_refused(bench):
     with pytest.raises(KeyError):
         bench().scheduler.apply(Result(1, [], []))
-
-
-# Steps that go ahead --------------------------------------------------------------------------------------------------
-
-
-def tokens_of(step):
-    return {run.sequence: run.tokens for run in step.runs}
-
-
-def test_a_step_goes_ahead_of_the_tokens_it_feeds(bench, ask):
-    one = bench(ahead=True)
-    one.scheduler.submit([ask([1, 2, 3], 4)])
-    assert one.fill() == [{1: 3}], "a prompt is waited for"
-    (first,) = one.answer()
-    one.fill()
-    assert [tokens_of(step) for step in one.steps] == [{1: [first.drawn.token]}, {1: [DRAWN]}]
-    one.turn()
-    assert [tokens_of(step) for step in one.steps] == [{1: [DRAWN]}, {1: [DRAWN]}]
-    one.turn()
-    assert len(one.steps) == 1, "beyond the last token nothing is computed"
-    (last,) = one.answer()
-    assert last.drawn.finish == "length" and one.scheduler.kv_used == 0.0
-
-
-def test_what_goes_ahead_of_an_end_is_waited_for_and_told_to_nobody(bench, ask, paper):
-    end = paper.continuation(ask([1, 2, 3], 2))[0][1]
-    one = bench(ahead=True)
-    one.scheduler.submit([ask([1, 2, 3], 9, ends=[end])])
-    one.fill(), one.turn()
-    (ended,) = one.answer()
-    assert ended.drawn.finish == "stop" and one.scheduler.kv_used > 0.0 and one.scheduler.unfinished == 0
-    assert one.fill() == [] and one.answer() == []
-    assert (one.scheduler.sequences(), one.scheduler.kv_used) == ([], 0.0)
-    assert one.send().dropped == [1]
-
-
-def test_nothing_goes_ahead_of_a_prompt_that_waits(bench, ask):
-    one = bench(ahead=True)
-    one.scheduler.submit([ask([1, 2, 3], 9)])
-    one.fill(), one.turn()
-    one.scheduler.submit([ask([4, 5], 9)])
-    assert one.turn() == []
-    assert one.turn() == [{1: 1, 2: 2}]
-    assert one.turn() == [{1: 1, 2: 1}, {1: 1, 2: 1}]
