@@ -120,7 +120,7 @@ def predictor(plan: Plan, fleet: Fleet, spec: ModelSpec, goal: Goal) -> Predict:
     """
     routes = plan.replicas
     if len(routes) > 1:
-        quickest = max(routes, key=lambda route: predict(route, fleet, spec, goal).tokens_per_second)
+        quickest = min(routes, key=lambda route: predict(route, fleet, spec, goal).time_per_token)
         return predictor(quickest, fleet, spec, goal)
 
     @lru_cache(_KEPT)

@@ -1,4 +1,4 @@
-"""The routes of one epoch, side by side: a request goes to the one where it will have the least ahead of it."""
+"""The routes of one epoch, side by side: a request goes to the one where its tokens will come soonest."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from potluck.proto.link import LinkTarget
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One route: its nodes in order, each with its first stage (`assignments.entries`), its limits, and how many
-    tokens per second it is predicted to give; a route of none takes as many requests as any."""
+    """One route: its nodes in order, each with its first stage (`assignments.entries`), and its limits.
+
+    Predicted: how many tokens per second it gives (a route of none takes as many requests as any), and the seconds
+    between two tokens of a request that is alone on it.
+    """
 
     entries: Mapping[NodeName, int]
     limits: Limits
     tokens_per_second: float = 0.0
+    time_per_token: float = 0.0
 
 
 class Replicas:
@@ -37,8 +41,9 @@ class Replicas:
             Driver(epoch, Scheduler(lane.limits, first_number + number, len(lanes)), lane.entries, heard)
             for number, lane in enumerate(lanes)
         ]
-        fastest = max(lane.tokens_per_second for lane in lanes) or 1.0
-        self._speeds = [(lane.tokens_per_second or fastest) / fastest for lane in lanes]
+        most = max(lane.tokens_per_second for lane in lanes) or 1.0
+        self._shared = [1.0 / (lane.tokens_per_second or most) for lane in lanes]
+        self._alone = [lane.time_per_token for lane in lanes]
         self._nodes = [frozenset(lane.entries) for lane in lanes]
 
     def connect(self, targets: Mapping[NodeName, LinkTarget]) -> None:
@@ -52,8 +57,8 @@ class Replicas:
         Raises:
             NeverFits, QueueFull, EpochOver: see `Driver.submit`.
         """
-        ahead = [sum(driver.load[:2]) for driver in self._drivers]
-        number = min(range(len(ahead)), key=lambda route: (ahead[route] + len(generations)) / self._speeds[route])
+        asked = [sum(driver.load[:2]) + len(generations) for driver in self._drivers]
+        number = min(range(len(asked)), key=lambda route: self._seconds(route, asked[route]))
         self._drivers[number].submit(generations, register)
 
     def cancel(self, number: int) -> None:
@@ -97,6 +102,11 @@ class Replicas:
     def link_counts(self) -> dict[NodeName, tuple[int, int, int]]:
         """Frames, payload bytes and header bytes sent to each worker."""
         return {node: counts for driver in self._drivers for node, counts in driver.link_counts().items()}
+
+    def _seconds(self, route: int, requests: int) -> tuple[float, float]:
+        """Between two tokens of a request on a route with so many; then what tells routes of the same apart."""
+        shared = requests * self._shared[route]
+        return max(self._alone[route], shared), shared
 
     def _routes(self) -> Iterator[tuple[Driver, frozenset[NodeName]]]:
         return zip(self._drivers, self._nodes, strict=True)

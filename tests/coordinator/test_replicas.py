@@ -27,11 +27,14 @@ class Wire:
 @pytest.fixture
 def routes():
     """Two routes, one predicted to be three times as fast, and what was told of their failures."""
+    return side_by_side(Lane({"fast": 0}, LIMITS, 30.0), Lane({"slow": 0}, LIMITS, 10.0))
+
+
+def side_by_side(*lanes):
     failures = []
     observers = Observers(lambda _: None, lambda *_: None, lambda node, reason: failures.append((node, reason)))
-    lanes = [Lane({"fast": 0}, LIMITS, 30.0), Lane({"slow": 0}, LIMITS, 10.0)]
     made = Replicas(1, lanes, 7, observers)
-    made.failures, made.wires = failures, {"fast": Wire(), "slow": Wire()}
+    made.failures, made.wires = failures, {node: Wire() for lane in lanes for node in lane.entries}
     for driver, nodes in made._routes():
         driver._links = {node: made.wires[node] for node in nodes}
     return made
@@ -52,6 +55,13 @@ def test_requests_go_where_the_least_is_ahead_of_them(routes, paper):
     for number in numbers:
         routes.cancel(number)
     assert routes.wires["fast"].frames and routes.wires["slow"].frames
+
+
+def test_a_request_goes_where_its_tokens_come_soonest(paper):
+    """A lone one to the route that is quickest for one, until so many share it that one of more tokens is quicker."""
+    routes = side_by_side(Lane({"quick": 0}, LIMITS, 10.0, 0.1), Lane({"broad": 0}, LIMITS, 50.0, 0.35))
+    numbers = [submitted(routes, paper) for _ in range(6)]
+    assert [number % 2 for number in numbers] == [1, 1, 1, 0, 0, 0]
 
 
 def test_only_the_first_failure_of_any_route_counts(routes):
