@@ -120,7 +120,8 @@ def predictor(plan: Plan, fleet: Fleet, spec: ModelSpec, goal: Goal) -> Predict:
     """
     routes = plan.replicas
     if len(routes) > 1:
-        quickest = min(routes, key=lambda route: predict(route, fleet, spec, goal).time_per_token)
+        lone = replace(goal, batch=1)
+        quickest = min(routes, key=lambda route: predict(route, fleet, spec, lone).time_per_token)
         return predictor(quickest, fleet, spec, goal)
 
     @lru_cache(_KEPT)

@@ -80,8 +80,9 @@ class EpochLoader:
         serving = self._serving
         at_once = steps_at_once(route), serving.max_waiting, goes_ahead(route)
         limits = Limits(kv_blocks(route), BLOCK_SIZE, serving.context, serving.max_rows, *at_once)
-        predicted = predict(route, fleet, self._model.spec, goal_over(serving.goal, fleet))
-        return Lane(entries(route), limits, predicted.tokens_per_second, predicted.time_per_token)
+        goal, spec = goal_over(serving.goal, fleet), self._model.spec
+        alone = predict(route, fleet, spec, replace(goal, batch=1)).time_per_token
+        return Lane(entries(route), limits, predict(route, fleet, spec, goal).tokens_per_second, alone)
 
     def _target(self, epoch: int, node: NodeName, engine: NodeName) -> LinkTarget:
         workers, shape = self._workers, self._serving.links.get(node, Shape())
