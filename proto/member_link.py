@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import struct
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import IntEnum
-from typing import NamedTuple
 
 from potluck.proto.connection import Socket
 from potluck.proto.link import LinkCounts, Tally
@@ -27,7 +25,7 @@ from potluck.proto.socket_calls import CALLS, SUM_ADDRESS, Buffer, calls_on
 _HEADER = struct.Struct("<4sQIQd")
 _SIZE = _HEADER.size
 _MARK = b"PLSU"
-_PATIENCE_MS = 1000
+PATIENCE_MS = 1000
 # Seconds without a byte in the middle of a header, and of what follows: whoever computes the next piece of a sum
 # meanwhile (worker/overlap.py) may have left the rest of a large message for later.
 _HEADER_SECONDS, _BODY_SECONDS = 2, 15
@@ -233,66 +231,3 @@ class MemberLink:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         self.closed.set()
-
-
-class Outgoing(NamedTuple):
-    """A message to send."""
-
-    link: MemberLink
-    payload: Buffer
-
-
-class Incoming(NamedTuple):
-    """A message to receive."""
-
-    link: MemberLink
-    into: memoryview
-
-
-def exchange(outgoing: Sequence[Outgoing], incoming: Sequence[Incoming]) -> None:
-    """Send and receive together, so that two members whose messages fill both sockets do not wait for each other.
-
-    Raises:
-        MemberError: one of them is gone, or sent something else.
-    """
-    begin(outgoing, incoming)
-    finish(outgoing, incoming)
-
-
-def begin(outgoing: Sequence[Outgoing], incoming: Sequence[Incoming]) -> None:
-    """Hand over what the kernels take; the rest waits for `finish`, and nothing may be changed until then."""
-    for link, into in incoming:
-        link.expect(into)
-    for link, payload in outgoing:
-        link.start(payload)
-
-
-def finish(outgoing: Sequence[Outgoing], incoming: Sequence[Incoming]) -> None:
-    """The rest of an `exchange`; errors as there."""
-    begun = time.perf_counter()
-    while sends := [link for link, _ in outgoing if link.sending]:
-        _step(sends, [link for link, _ in incoming if link.receiving])
-    for link, _ in incoming:
-        while link.receiving:
-            if not link.pull(_PATIENCE_MS):
-                link.suspect()
-    _arrive([link for link, _ in incoming], begun)
-
-
-def _arrive(links: Sequence[MemberLink], begun: float) -> None:
-    if links:
-        if due := max(link.due for link in links):
-            links[0].clock.wait_until(due)
-        links[0].waited(time.perf_counter() - begun)
-
-
-def _step(sends: Sequence[MemberLink], receives: Sequence[MemberLink]) -> None:
-    """Wait until some link can go on, and let it: receiving too, because the others cannot send for ever either."""
-    poller = select.poll()
-    for link in {*sends, *receives}:
-        poller.register(link, select.POLLOUT * (link in sends) | select.POLLIN * (link in receives))
-    ready = bool(poller.poll(_PATIENCE_MS))
-    for link in receives:
-        link.pull()
-    for link in sends:
-        link.push() if ready else link.doubt()

@@ -13,7 +13,8 @@ import torch
 
 from potluck.kernels.decode_layers import SumCall
 from potluck.proto.direct_sum import DirectSums
-from potluck.proto.member_link import Incoming, MemberLink, Outgoing, exchange
+from potluck.proto.exchange import Incoming, Outgoing, exchange
+from potluck.proto.member_link import MemberLink
 from potluck.worker.cut import Range
 from potluck.worker.overlap import FEWEST_ROWS, Apart, Overlap, unpaced
 from potluck.worker.residence import Product

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from potluck.proto.member_link import Incoming, MemberLink, Outgoing, begin, exchange, finish
+from potluck.proto.exchange import Incoming, Outgoing, begin, exchange, finish
+from potluck.proto.member_link import MemberLink
 from potluck.worker.wires import Wire
 
 LEAD = 0

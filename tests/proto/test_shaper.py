@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potluck.proto.assembly import Assembly
+from potluck.proto.exchange import Incoming, Outgoing, exchange
 from potluck.proto.frames import Frame, Kind, unpack_part
-from potluck.proto.member_link import Incoming, MemberLink, Outgoing, exchange
+from potluck.proto.member_link import MemberLink
 from potluck.proto.outbox import Outbox
 from potluck.proto.shaper import DelayLine, Shape, sleep_precisely, wait_until
 from potluck.proto.tcp import read_message
