@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hop import measure_hop
+from kept import keep
 
 from potluck.coordinator.deployment import Deployment, Serving
 from potluck.coordinator.engine import ServingEngine
@@ -183,7 +184,7 @@ def main() -> None:
     print(json.dumps(results, indent=2) if flags.json else table(results))
     if flags.save:
         text = f"# bench/pipeline.py\n\n{machine()}; one thread per process; {time.strftime('%Y-%m-%d')}\n\n"
-        (Path(__file__).parent / "results" / "pipeline.md").write_text(text + table(results) + "\n")
+        keep("pipeline", text + table(results))
 
 
 if __name__ == "__main__":

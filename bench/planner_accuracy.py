@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 from accuracy_run import MODEL, deploy, facts, goal_in
 from held_fleet import HeldLaunch, HeldNode, Hold, held, why_not
+from kept import keep
 from pipeline import machine
 
 from potluck.coordinator.calls import CallError
@@ -204,7 +205,7 @@ def main() -> None:
         model = f"{MODEL}, emulated in {_DTYPE['emulated']}, held in {_DTYPE['held']}"
         about = f"{machine()}; {model}; one thread per process; {time.strftime('%Y-%m-%d')}"
         text = f"# bench/planner_accuracy.py\n\n{about}\n\n{table(fleets)}\n"
-        (Path(__file__).parent / "results" / "planner_accuracy.md").write_text(text)
+        keep("planner_accuracy", text)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from kept import keep
 from pipeline import machine
 
 _GROUPS = Path("/sys/fs/cgroup")
@@ -121,7 +122,7 @@ def main() -> None:
         text = (
             f"# bench/streaming.py\n\n{where}\n\n{table(found)}\n\nTimes faster than without prefetching:\n\n{said}\n"
         )
-        (Path(__file__).parent / "results" / "streaming.md").write_text(text)
+        keep("streaming", text)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import torch
 from all_reduce import echo
 from all_reduce import measure as measure_sums
 from hop import measure_hop
+from kept import keep
 from pipeline import Silent, machine, per_token, token_times
 from synthetic import write_model
 
@@ -277,7 +278,7 @@ def main() -> None:
     print(json.dumps(results | {"links": links}, indent=2) if flags.json else table(results, links))
     if flags.save:
         text = f"# bench/tensor_parallel.py\n\n{machine()}; one thread per process; {time.strftime('%Y-%m-%d')}\n\n"
-        (Path(__file__).parent / "results" / "tensor_parallel.md").write_text(text + table(results, links) + "\n")
+        keep("tensor_parallel", text + table(results, links))
 
 
 if __name__ == "__main__":

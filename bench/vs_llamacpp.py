@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+from kept import keep
 from pipeline import machine
 from synthetic import write_model
 
@@ -131,7 +132,7 @@ def main() -> None:
     if flags.save:
         where = f"{machine()}; Potluck's backend {backend}; one thread each; {time.strftime('%Y-%m-%d')}"
         text = f"# bench/vs_llamacpp.py\n\n{where}\n\nllama.cpp: {system}\n\n{table(results)}\n"
-        (Path(__file__).parent / "results" / "vs_llamacpp.md").write_text(text)
+        keep("vs_llamacpp", text)
 
 
 if __name__ == "__main__":
