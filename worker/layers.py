@@ -94,11 +94,12 @@ class Layers:
 
     def run(self, layers: range, x_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The output of some layers, one after the other, float32 in and out."""
-        whole = self._in_one(layers) if batch.decode else None
-        if whole is not None and (out_TD := whole.run(x_TD, batch)) is not None:
-            return out_TD
         captured = self.captured
-        if captured is None or not layers or not self.replayed.issuperset(layers) or not captured.takes(batch):
+        if captured is None:
+            whole = self._in_one(layers) if batch.decode else None
+            out_TD = None if whole is None else whole.run(x_TD, batch)
+            return self._through(layers, x_TD, batch) if out_TD is None else out_TD
+        if not layers or not self.replayed.issuperset(layers) or not captured.takes(batch):
             return self._through(layers, x_TD, batch)
         return captured.run(layers, partial(self._through, layers), x_TD, batch)
 
