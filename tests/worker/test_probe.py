@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from potluck.kernels import packed
+from potluck.kernels.decode_layers import DecodeLayers
 from potluck.models.costs import ATTENTION, NARROW, NARROW_COLUMNS, FormatSpeed
 from potluck.models.encodings import packed_bytes, plain_bytes
 from potluck.proto import cluster_pb2 as pb
@@ -169,14 +170,20 @@ def test_when_time_is_over_the_rest_is_left_out():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_software_is_counted_a_layer(monkeypatch, dtype):
-    forward = Layer.forward
+    """Whether layers are called one by one, or all in one call."""
+    forward, run = Layer.forward, DecodeLayers.run
 
     def slower(self, x_TD, batch):
         time.sleep(1e-3)
         return forward(self, x_TD, batch)
 
+    def slower_in_one(self, *given):
+        time.sleep(1e-3 * self._count)
+        return run(self, *given)
+
     monkeypatch.setattr(layer_overhead, "_WARM", 2)
     monkeypatch.setattr(Layer, "forward", slower)
+    monkeypatch.setattr(DecodeLayers, "run", slower_in_one)
     assert 1e-3 < measure_layer_overhead(dtype) < 4e-3
 
 
