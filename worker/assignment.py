@@ -21,6 +21,7 @@ from potluck.worker.group import GroupPlan
 from potluck.worker.group_assignment import read_cut, read_groups
 from potluck.worker.operations import Kernels
 from potluck.worker.shard import Shard, ShardConfig, Window
+from potluck.worker.windows import type_name
 
 _KEEPS_ENCODINGS = ("quantized", "weight-only")
 _AS_BFLOAT16 = ("bfloat16", "float16", *_KEEPS_ENCODINGS)
@@ -103,7 +104,7 @@ def _config(assignment: pb.Assignment, device: torch.device) -> ShardConfig:
 
 def wire_dtype(name: str) -> str:
     """The type in which hidden rows travel."""
-    return str(read_dtype(name)).removeprefix("torch.")
+    return type_name(read_dtype(name))
 
 
 def _window(window: pb.Window, layers: int, node: str) -> Window:

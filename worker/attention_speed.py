@@ -17,8 +17,9 @@ from potluck.models.costs import FormatSpeed
 from potluck.models.sizes import kv_bytes_per_token
 from potluck.proto.step import Outputs, Run, Sampling, Step
 from potluck.worker.emulation import DescribedDevice
-from potluck.worker.layer_overhead import TINY, TinyLayers, type_name
+from potluck.worker.layer_overhead import TINY, TinyLayers
 from potluck.worker.timing import typical
+from potluck.worker.windows import type_name
 
 _LAYERS = 2
 _SPEC = replace(TINY, layers=TINY.layers[:_LAYERS], heads=8, kv_heads=2, context=4096)

@@ -22,6 +22,7 @@ from potluck.worker.pieces import Unit, pieces_of
 from potluck.worker.shard import Shard, ShardConfig, Window
 from potluck.worker.timing import Work, seconds, typical
 from potluck.worker.weight_source import InMemory
+from potluck.worker.windows import type_name
 
 _FEW, _MANY = 4, 20
 _BUDGET = 0.1  # seconds for each of both
@@ -70,11 +71,6 @@ class TinyLayers:
         described = self._described
         with self._pace.window(lambda: described.targets(0, step)) if self._pace and described else nullcontext():
             self._shard.run(0, step, x_TD)
-
-
-def type_name(dtype: torch.dtype) -> str:
-    """What the cost model calls a compute type."""
-    return str(dtype).removeprefix("torch.")
 
 
 def measure_layer_overhead(dtype: torch.dtype, described: DescribedDevice | None = None) -> float:

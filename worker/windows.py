@@ -16,6 +16,11 @@ from potluck.worker.pieces import Form, Unit, units_of
 from potluck.worker.residence import DeviceMemory, HostMemory, Residence
 
 
+def type_name(dtype: torch.dtype) -> str:
+    """A compute type as plans, files and frames call it."""
+    return str(dtype).removeprefix("torch.")
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Consecutive parts run as one stage: maybe the embedding, some layers, maybe the head.
@@ -90,7 +95,7 @@ class ShardConfig:
     def form(self) -> Form:
         """How weights are stored for this machine."""
         packed = self.kernels == "cpu" and has_vectors()
-        return Form("float16" if self.half else str(self.dtype).removeprefix("torch."), self.quantized, packed)
+        return Form("float16" if self.half else type_name(self.dtype), self.quantized, packed)
 
     @property
     def residence(self) -> Residence:
